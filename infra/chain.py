@@ -98,7 +98,7 @@ class Chain:
         if self._kept is not None:
             self._kept = self._with_newer(self._kept)
             return self._kept
-        stamps = self._stamps()
+        stamps = self.stamps()
         links = self._authentic(self._verified(stamps))
         if self._keep:
             self._kept = links
@@ -108,17 +108,29 @@ class Chain:
         """Return the newest entry, its own digest verified; raises `Tampered`."""
         if self._kept is not None:
             return next(reversed(self.read()), None)
-        stamps = self._stamps()
+        stamps = self.stamps()
         return self._authentic((self._read(len(stamps)),))[-1] if stamps else None
+
+    def after(self, known: Link) -> tuple[Link, ...]:
+        """Return what was appended after a link that was verified before, oldest first.
+
+        Raises `Tampered`.
+        """
+        return self._with_newer((known,))[1:]
+
+    def entry(self, number: int) -> Link:
+        """Return one entry, its own digest verified; raises `NotFound`, `Tampered`."""
+        return self._read(number)
 
     def _with_newer(self, links: tuple[Link, ...]) -> tuple[Link, ...]:
         """Return the links with those that were appended since."""
-        known = len(links)
-        while self._store.exists(self._key(len(links) + 1)):
-            newer = self._read(len(links) + 1)
-            _check_joint(links[-1] if links else None, newer, self._prefix)
-            links = (*links, newer)
-        return self._authentic(links) if len(links) > known else links
+        newest, newer = links[-1] if links else None, list[Link]()
+        while self._store.exists(self._key((newest.number if newest else 0) + 1)):
+            link = self._read((newest.number if newest else 0) + 1)
+            _check_joint(newest, link, self._prefix)
+            newer.append(link)
+            newest = link
+        return self._authentic((*links, *newer)) if newer else links
 
     def _authentic(self, links: tuple[Link, ...]) -> tuple[Link, ...]:
         """Return the links once the newest is signed by a trusted key.
@@ -270,7 +282,7 @@ class Chain:
     def _key(self, number: int) -> str:
         return f"{self._prefix}/{number:08d}.json"
 
-    def _stamps(self) -> Sequence[str]:
+    def stamps(self) -> Sequence[str]:
         """Return the stamps of the entries in the order of their numbers.
 
         What is no entry is left out, with a warning: it stops nothing. Raises `Tampered` for a gap.

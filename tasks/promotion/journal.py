@@ -10,7 +10,7 @@ from typing import Concatenate, ParamSpec, overload
 from uuid import uuid4
 
 from infra.canonical import Json
-from infra.chain import Chain
+from infra.chain import Chain, Link
 from infra.errors import AlreadyExists, Unavailable
 from infra.keys.seal import Seal
 from infra.run_scope import once
@@ -73,6 +73,12 @@ class Journal:
 def read(model: str) -> tuple[LedgerEntry, ...]:
     """Return every entry, oldest first; raises `Tampered`."""
     return open_journal(model).read()
+
+
+def links(model: str) -> tuple[Link, ...]:
+    """Return every link of the chain, oldest first, verified; raises `Tampered`."""
+    with _uncollected():
+        return open_journal(model).chain.read()
 
 
 @overload

@@ -16,7 +16,7 @@ from dashboards.console.pages.model import ends_of
 from dashboards.console.permissions import caller, require_run
 from dashboards.console.rendering import asked, rendered, show
 from flows.queries import runs
-from flows.queries.console.ledgers import ledgers
+from flows.queries.console.indexed import acts_of
 from flows.queries.console.watched import WatchedRun, labelled, watched
 from flows.queries.runs import RunView
 from infra.access.roles import EVERY, Role
@@ -144,6 +144,6 @@ def _history(model: str) -> Sequence[LedgerEntry]:
     """Return the ledger; nothing of a model that was never registered or cannot be read."""
     try:
         current_digest(model)
-        return ledgers.entries(model)
+        return acts_of(model)
     except RequantError:
         return ()

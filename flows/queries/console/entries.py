@@ -3,15 +3,22 @@
 import csv
 import io
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from itertools import islice
 from typing import Any
 
-from flows.queries.console.ledgers import ledgers
+from flows.queries.console.indexed import (
+    PATIENCE_S,
+    Readable,
+    index,
+    microseconds,
+    moment_of_row,
+)
 from infra.errors import BadInput
 from infra.settings import settings
-from tasks.promotion import ledger
+from infra.stores.entry_table import EntryRow, RowFilter
 from tasks.promotion.ledger import EntryKind, LedgerEntry
 from tasks.specs.registration import current_digest, model_names
 
@@ -19,6 +26,10 @@ PAGE = 50
 """Entries of one page."""
 MOST = 1000
 """Entries that a page may have."""
+PIECE = 500
+"""Entries of an export that are in memory at a time."""
+EXPORT_PATIENCE_S = 60.0
+"""How long an export waits for ledgers that were never read in this workspace."""
 Visible = Callable[[str], bool]
 """Tells whether whoever asks may see a model's ledger."""
 COLUMNS = ("model", "number", "time", "kind", "version", "actor", "reason", "release", "digest")
@@ -95,30 +106,60 @@ def page_of(
     wanted: EntryFilter, page: int = 1, size: int = PAGE, *, visible: Visible = every_model
 ) -> EntryPage:
     """Return one page of what a filter lets through; raise `BadInput` and `NotFound`."""
-    until = _moment(wanted.at)
-    chosen, champions, unreadable = _chosen(wanted, until, visible)
-    pages = max(1, -(-len(chosen) // size))
+    known, filtered = _known(wanted, visible, PATIENCE_S)
+    total = index.count(filtered)
+    pages = max(1, -(-total // size))
     page = min(max(1, page), pages)
-    shown = chosen[(page - 1) * size : page * size]
+    shown, changed = index.page(filtered, (page - 1) * size, size)
     views = [view_of(model, entry) for model, entry in shown]
-    return EntryPage(views, len(chosen), page, pages, champions, unreadable)
+    champions = index.champions(known.models, filtered.until)
+    return EntryPage(views, total, page, pages, champions, known.unreadable | changed)
 
 
-def exported_csv(wanted: EntryFilter, *, visible: Visible = every_model) -> str:
-    """Return all that a filter lets through as a table, newest first."""
+def exported_csv(wanted: EntryFilter, *, visible: Visible = every_model) -> Iterator[str]:
+    """Return all that a filter lets through as a table, newest first, in pieces."""
+    return _as_table(_whole(wanted, visible))
+
+
+def exported_json(wanted: EntryFilter, *, visible: Visible = every_model) -> Iterator[str]:
+    """Return all that a filter lets through, with details, newest first, in pieces."""
+    return _as_document(_whole(wanted, visible))
+
+
+def _whole(wanted: EntryFilter, visible: Visible) -> RowFilter:
+    """Return the filter of an export; raise `BadInput` where it would lack entries."""
+    known, filtered = _known(wanted, visible, EXPORT_PATIENCE_S)
+    if known.unreadable:
+        names = "; ".join(f"{model}: {why}" for model, why in known.unreadable.items())
+        raise BadInput(f"an export would lack entries ({names}): mend them, or name a model")
+    return filtered
+
+
+def _as_table(filtered: RowFilter) -> Iterator[str]:
+    yield _lines([COLUMNS])
+    rows = index.rows(filtered)
+    while some := list(islice(rows, PIECE)):
+        yield _lines(_line(model, row) for model, row in some)
+
+
+def _line(model: str, row: EntryRow) -> list[object]:
+    known = {"model": model, "time": moment_of_row(row).isoformat()}
+    return [_cell(known[name] if name in known else getattr(row, name)) for name in COLUMNS]
+
+
+def _lines(rows: Iterable[Iterable[object]]) -> str:
     text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(COLUMNS)
-    for view in _all(wanted, visible):
-        row = asdict(view)
-        writer.writerow([_cell(row[name]) for name in COLUMNS])
+    csv.writer(text).writerows(rows)
     return text.getvalue()
 
 
-def exported_json(wanted: EntryFilter, *, visible: Visible = every_model) -> str:
-    """Return all that a filter lets through, with details, newest first."""
-    document = {"version": 1, "entries": [asdict(view) for view in _all(wanted, visible)]}
-    return json.dumps(document, ensure_ascii=False, indent=1) + "\n"
+def _as_document(filtered: RowFilter) -> Iterator[str]:
+    before, rows = '{\n "version": 1,\n "entries": [', index.rows(filtered)
+    while some := list(islice(rows, PIECE)):
+        for (model, _), entry in zip(some, index.entries(some), strict=True):
+            yield before + "\n" + json.dumps(asdict(view_of(model, entry)), ensure_ascii=False)
+            before = ","
+    yield ("" if before == "," else before) + "\n]}\n"
 
 
 def _cell(value: object) -> object:
@@ -128,50 +169,19 @@ def _cell(value: object) -> object:
     return value
 
 
-def _all(wanted: EntryFilter, visible: Visible) -> Iterable[EntryView]:
-    chosen, _, unreadable = _chosen(wanted, _moment(wanted.at), visible)
-    if unreadable:
-        names = "; ".join(f"{model}: {why}" for model, why in unreadable.items())
-        raise BadInput(f"an export would lack entries ({names}): mend them, or name a model")
-    return (view_of(model, entry) for model, entry in chosen)
-
-
-def _chosen(
-    wanted: EntryFilter, until: datetime | None, visible: Visible
-) -> tuple[list[tuple[str, LedgerEntry]], dict[str, str], dict[str, str]]:
-    """Return the entries newest first, who served, and which ledgers cannot be read."""
+def _known(wanted: EntryFilter, visible: Visible, patience_s: float) -> tuple[Readable, RowFilter]:
+    """Return which ledgers can be read, and what to ask of them."""
+    moment = _moment(wanted.at)
     if wanted.model:
         current_digest(wanted.model)
     names = [wanted.model] if wanted.model else model_names(settings().store())
     models = [name for name in names if visible(name)]
-    chosen: list[tuple[str, LedgerEntry]] = []
-    champions: dict[str, str] = {}
-    unreadable: dict[str, str] = {}
-    for model in models:
-        try:
-            entries: Sequence[LedgerEntry] = ledgers.entries(model)
-        except Exception as error:  # whatever it is, the other ledgers are shown
-            if wanted.model:
-                raise
-            unreadable[model] = str(error) or repr(error)
-            continue
-        if until is not None:
-            entries = [entry for entry in entries if entry.time <= until]
-        reign = ledger.champion(entries)
-        if reign is not None and reign.version:
-            champions[model] = reign.version
-        chosen += [(model, entry) for entry in entries if _fits(entry, wanted)]
-    chosen.sort(key=lambda item: (item[1].time, item[1].number), reverse=True)
-    return chosen, champions, unreadable
-
-
-def _fits(entry: LedgerEntry, wanted: EntryFilter) -> bool:
-    return (
-        wanted.kind in ("", entry.kind.value)
-        and wanted.actor in ("", entry.actor)
-        and wanted.version in ("", entry.version)
-        and wanted.text.casefold() in entry.reason.casefold()
-    )
+    if wanted.model and models:
+        index.require(wanted.model)
+    known = index.readable(models, patience_s)
+    until = None if moment is None else microseconds(moment)
+    asked = (wanted.kind, wanted.actor, wanted.version, wanted.text)
+    return known, RowFilter(known.models, *asked, until)
 
 
 def _moment(text: str) -> datetime | None:

@@ -17,7 +17,7 @@ from tasks.promotion.ledger import LedgerEntry
 T = TypeVar("T")
 MOST = 4096
 """Values that are kept, of all models together."""
-WHOLE = 50_000
+WHOLE = 20_000
 """Entries that are kept of all ledgers together, but for the ledger that was asked for last."""
 ENTRIES = "entries"
 """The name of a whole ledger among what is kept."""

@@ -4,11 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
+from flows.queries.console.indexed import PATIENCE_S, Readable, index
 from flows.queries.console.ledgers import ledgers
 from flows.schedules import Upcoming
 from infra.canonical import Json
-from infra.errors import RequantError
+from infra.errors import RequantError, Unavailable
 from infra.settings import settings
+from infra.stores.entry_table import LogHead
 from tasks.promotion import ledger
 from tasks.promotion.decisions import was_thin
 from tasks.promotion.ledger import EntryKind, LedgerEntry
@@ -110,14 +112,30 @@ def rows(scheduled: Mapping[str, Upcoming] | None) -> list[ModelRow]:
 
     `scheduled` is what Prefect says; None where it did not answer.
     """
-    return [row(name, scheduled) for name in model_names(settings().store())]
+    names = model_names(settings().store())
+    known = _brought_up(names, PATIENCE_S)
+    return [_row(name, scheduled, known) for name in names]
 
 
 def row(name: str, scheduled: Mapping[str, Upcoming] | None) -> ModelRow:
     """Return one model, whatever of it can be read."""
-    bare = ModelRow(name, "unknown", "unreadable", Glance(0), None, "none", NextRun(False))
+    return _row(name, scheduled, _brought_up([name], float("inf")))
+
+
+def _brought_up(names: Sequence[str], patience_s: float) -> Readable:
+    """Return what the index knows of long ledgers: nothing, where it does not answer."""
     try:
-        glance = ledgers.value(name, glance_of)
+        return index.readable(index.long_ones(names), patience_s)
+    except Unavailable:  # every ledger is read itself, which takes longer
+        return Readable((), {}, {})
+
+
+def _row(name: str, scheduled: Mapping[str, Upcoming] | None, known: Readable) -> ModelRow:
+    bare = ModelRow(name, "unknown", "unreadable", Glance(0), None, "none", NextRun(False))
+    if name in known.unreadable:
+        return replace(bare, problem=known.unreadable[name])
+    try:
+        glance = _glance(name, known.heads.get(name))
     except Exception as error:  # whatever it is, the next model is shown
         return replace(bare, problem=str(error) or repr(error))
     bare = replace(bare, glance=glance, next_run=next_run(name, scheduled))
@@ -152,8 +170,25 @@ def health_of(decision: DecisionGlance | None) -> str:
     return next((word for word in WORST if word in said), "inconclusive")
 
 
+def _glance(model: str, head: LogHead | None) -> Glance:
+    """Return what a ledger says at a glance: a long one is not read whole for that."""
+    if head is None:
+        return ledgers.value(model, glance_of)
+    return _indexed_glance(settings().store().url, model, head.digest, head.number)
+
+
+@lru_cache(maxsize=512)
+def _indexed_glance(address: str, model: str, newest: str, entries: int) -> Glance:
+    acts, decisions = index.acts(model), index.decisions(model, SPARK)
+    known = sorted((*acts, *decisions), key=lambda entry: entry.number)
+    return replace(glance_of(known), entries=entries)
+
+
 def glance_of(entries: Sequence[LedgerEntry]) -> Glance:
-    """Return what a ledger says at a glance; pure."""
+    """Return what a ledger says at a glance; pure.
+
+    Acts and the newest decisions suffice, but for the number of entries.
+    """
     decisions = [entry for entry in entries if entry.kind is EntryKind.DECIDED]
     waiting = (*ledger.pending_approvals(entries), *ledger.cut_off_approvals(entries))
     return Glance(
