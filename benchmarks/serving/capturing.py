@@ -35,8 +35,9 @@ from infra.settings import Settings
 from tasks.promotion.acts.promoting import promote
 
 CLIENTS = 8
-TURNS, QUICK_TURNS = 4, 1
-SECONDS = 4.0
+TURNS, QUICK_TURNS = 16, 2
+SECONDS = 1.5
+"""Of a turn: short ones share what else the machine does."""
 KILLS, QUICK_KILLS = 100, 5
 LIFE_S, INTERVAL_S = 0.8, 0.2
 """The longest life of a process that is killed, and the seconds between two of its flushes."""

@@ -8,7 +8,9 @@ from typing import cast
 from infra.gateway.capture import ServedExchange
 from infra.identifiers import RequestId
 from infra.settings import Settings
+from tasks.personal_data.names import clean
 from tasks.records import UNKNOWN, Payload, Request
+from tasks.traffic.storage.codec import to_parquet
 from tasks.traffic.storage.parts import write_traffic
 
 TENANT = "default"
@@ -16,7 +18,14 @@ TENANT = "default"
 
 
 def traffic_writer(settings: Settings, model: str) -> Callable[[Sequence[ServedExchange]], object]:
-    """Return what stores a model's exchanges as its live traffic."""
+    """Return what stores a model's exchanges as its live traffic.
+
+    What that takes is imported here, before requests come: pyarrow brings pandas at its first
+    table, and the search for secrets its libraries, which takes a core for half a second.
+    """
+    if settings.gateway_capture:
+        to_parquet(())
+        clean(TENANT)
 
     def write(exchanges: Sequence[ServedExchange]) -> list[str]:
         return write_traffic(settings.store(), model, map(as_request, exchanges))
