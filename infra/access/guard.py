@@ -19,7 +19,7 @@ from urllib.parse import parse_qsl, urlencode
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import cookie_parser
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from infra.access.directory import CURRENT, OWNER, PROGRAM, Caller, Directory
@@ -52,10 +52,13 @@ OURS = "/-/"
 """Below which the guard has pages of its own, at every port."""
 NAMES = ("127.0.0.1", "localhost", "[::1]")
 SAFE = ("GET", "HEAD", "OPTIONS")
-FOREIGN_HOST = "This server answers to 127.0.0.1 and localhost only.\n"
-FOREIGN_ORIGIN = "A page of another origin may not ask this server.\n"
+FOREIGN_HOST = "This server answers to 127.0.0.1 and localhost only."
+FOREIGN_ORIGIN = "A page of another origin may not ask this server."
 SHOW_TOKEN = f"Show your token as a bearer, or sign in at {SIGN_IN} with a browser."
-LOG_IN = "Open the console by the link that `requant up` or `requant link` prints.\n"
+LOG_IN = (
+    "Show the workspace's key as a bearer (`requant key`), or open the console by the link that "
+    "`requant up` or `requant link` prints."
+)
 
 
 def viewer(method: str, path: str) -> Needs:
@@ -113,9 +116,9 @@ class Guard:
         try:
             answer = await self._answer(scope)
         except NotAllowed as error:
-            answer = self._refusal(scope, str(error))
+            answer = _refusal(scope, 403, str(error))
         except RequantError as error:
-            answer = problem(503, str(error))
+            answer = _refusal(scope, 503, str(error))
         if answer is None:
             await self._app(scope, receive, send)
         elif scope["type"] == "websocket":
@@ -131,9 +134,9 @@ class Guard:
         """
         headers = Headers(scope=scope)
         if not _calls_us(headers, scope):
-            return PlainTextResponse(FOREIGN_HOST, 421)
+            return _refusal(scope, 421, FOREIGN_HOST)
         if _is_foreign(headers, scope):
-            return PlainTextResponse(FOREIGN_ORIGIN, 403)
+            return _refusal(scope, 403, FOREIGN_ORIGIN)
         if scope["type"] == "http" and scope["path"] == HEALTH:
             return self._health(scope)
         if self._directory is not None and self._directory.is_stale:
@@ -149,7 +152,7 @@ class Guard:
             return None
         if self._own_handshake and scope["type"] == "websocket" and "origin" not in headers:
             return None
-        return self._stranger(scope, headers) if subject is None else _locked(subject)
+        return self._stranger(scope, headers) if subject is None else _locked(scope, subject)
 
     def _has_own_page(self, scope: Scope, headers: Headers) -> bool:
         ours = scope["type"] == "http" and str(scope["path"]).startswith(OURS)
@@ -204,17 +207,10 @@ class Guard:
     def _stranger(self, scope: Scope, headers: Headers) -> Response:
         """Ask a person to sign in where the store has users, and a program for its token."""
         if not self._has_users:
-            return PlainTextResponse(
-                LOG_IN, 401, headers={"WWW-Authenticate": "Bearer", "Cache-Control": "no-store"}
-            )
+            return _refusal(scope, 401, LOG_IN, {"WWW-Authenticate": "Bearer"})
         if "text/html" in headers.get("accept", "") and scope.get("method") in SAFE:
             return self._form(status=401)
-        return problem(401, SHOW_TOKEN, {"WWW-Authenticate": "Bearer"})
-
-    def _refusal(self, scope: Scope, sentence: str) -> Response:
-        if "text/html" in Headers(scope=scope).get("accept", ""):
-            return page("Not allowed", f"<p>{escape(sentence)}</p>", 403)
-        return problem(403, sentence)
+        return _refusal(scope, 401, SHOW_TOKEN, {"WWW-Authenticate": "Bearer"})
 
     def _health(self, scope: Scope) -> Response:
         nonce = dict(parse_qsl(scope.get("query_string", b"").decode("latin-1"))).get("nonce", "")
@@ -254,8 +250,22 @@ def proof(secret: WorkspaceSecret, service: str, port: int, nonce: str) -> str:
     return hmac.new(key, f"{service} {port} {nonce}".encode(), hashlib.sha256).hexdigest()
 
 
-def _locked(wait: int) -> Response:
-    return problem(429, LOCKED.format(wait=wait), {"Retry-After": str(wait)})
+def _refusal(
+    scope: Scope, status: int, sentence: str, headers: Mapping[str, str] | None = None
+) -> Response:
+    """Return a page for a browser, and a problem document for a program.
+
+    Its member `error` is where clients of the Open Inference Protocol and OpenAI's look.
+    """
+    if "text/html" in Headers(scope=scope).get("accept", ""):
+        shown = page("Not allowed", f"<p>{escape(sentence)}</p>", status)
+        shown.headers.update(headers or {})
+        return shown
+    return problem(status, sentence, headers, {"error": sentence})
+
+
+def _locked(scope: Scope, wait: int) -> Response:
+    return _refusal(scope, 429, LOCKED.format(wait=wait), {"Retry-After": str(wait)})
 
 
 def _calls_us(headers: Headers, scope: Scope) -> bool:

@@ -20,7 +20,7 @@ REFUSALS = (400, 403, 404, 413, 429, 503, 504)
 _UNKNOWN = (403, 404, 503)
 _NO_KEY = {
     "description": "No key, or another one, was shown.",
-    "content": {kind: {"schema": {}} for kind in ("text/plain", "text/html", PROBLEM)},
+    "content": {kind: {"schema": {}} for kind in ("text/html", PROBLEM)},
 }
 _TEXT = {"type": "string"}
 _PARAMETERS = {"type": "object", "additionalProperties": True}

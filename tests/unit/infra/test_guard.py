@@ -16,10 +16,12 @@ from flows.commands.access import users
 from infra.access.attempts import WRONG
 from infra.access.directory import PROGRAM
 from infra.access.guard import HEALTH, SUBJECT, Guard, proof
+from infra.access.problems import PROBLEM
 from infra.access.secret import WorkspaceSecret
 from infra.access.sessions import LINK_S, ORDER_S, SESSION_S, Sessions
 from infra.settings import Settings, settings
 
+HTML = "text/html; charset=utf-8"
 SECRET = WorkspaceSecret(b"a secret only for these tests...")
 OTHER = WorkspaceSecret(b"of another workspace............")
 HERE = "http://127.0.0.1:4200"
@@ -82,6 +84,26 @@ def test_nobody_passes_without_key_or_session(
 ) -> None:
     assert client.get("/api/flows", headers=shown).status_code == 401
     assert client.post("/api/flows", headers=shown).status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("asked", "status"),
+    [
+        ({"headers": {}}, 401),
+        ({"headers": {"Host": "evil.example"}}, 421),
+        ({"headers": {"Origin": "http://evil.example"}}, 403),
+    ],
+)
+def test_a_refusal_is_a_problem_for_a_program_and_a_page_for_a_browser(
+    client: TestClient, asked: dict[str, dict[str, str]], status: int
+) -> None:
+    told = client.post("/api", **asked)  # type: ignore[arg-type]
+    assert (told.status_code, told.headers["content-type"]) == (status, PROBLEM)
+    assert told.json()["status"] == status
+    assert told.json()["error"] == told.json()["detail"]
+    shown = client.get("/", headers={**asked["headers"], "Accept": "text/html"})
+    assert (shown.status_code, shown.headers["content-type"]) == (status, HTML)
+    assert told.headers.get("www-authenticate") == shown.headers.get("www-authenticate")
 
 
 def test_a_program_shows_the_key_as_bearer_or_as_basic_password(client: TestClient) -> None:
