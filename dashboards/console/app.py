@@ -11,7 +11,17 @@ from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
 from dashboards.console import actions
-from dashboards.console.pages import audit, health, model, models, ordering, runs, stored, versions
+from dashboards.console.pages import (
+    audit,
+    beside,
+    health,
+    model,
+    models,
+    ordering,
+    runs,
+    stored,
+    versions,
+)
 from dashboards.console.permissions import require_route
 from dashboards.console.rendering import STATIC, show
 from flows import schedules
@@ -58,7 +68,7 @@ STATUS: tuple[tuple[type[RequantError], int], ...] = (
     (BadInput, 400),
     (Unavailable, 503),
 )
-PAGES = (models, model, ordering, versions, runs, audit, health, stored, actions)
+PAGES = (models, model, ordering, versions, runs, audit, health, beside, stored, actions)
 TWINS = (models, model, ordering, versions, runs, audit, health)
 """Those whose pages have a twin for programs."""
 EXAMINED_S = 60.0

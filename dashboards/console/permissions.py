@@ -38,6 +38,7 @@ _PAGES = (
     "/audit/export.{form}",
     "/health",
     "/api/health",
+    "/beside/{title}",
     "/reports/{key:path}",
     "/metrics",
     "/assets/plotly.min.js",

@@ -5,6 +5,7 @@ from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import quote, urlencode
 
 import jinja2
 from fastapi import Request, Response
@@ -53,6 +54,7 @@ def _environment() -> jinja2.Environment:
             "SPARK_HEIGHT": present.SPARK_HEIGHT,
             "stored_detectors": STORED_DETECTORS,
             "asset": _asset,
+            "beside": _beside,
             "plotly": f"/assets/{PLOTLY.name}?{version('plotly')}",
         }
     )
@@ -62,6 +64,11 @@ def _environment() -> jinja2.Environment:
 def _asset(name: str) -> str:
     """Return the address of one of our files, which changes when the file does."""
     return f"/static/{name}?{_DIGESTS[name]}"
+
+
+def _beside(title: str, path: str = "/") -> str:
+    """Return the way to a page of a neighbour, which may have to start for it."""
+    return f"/beside/{quote(title)}?{urlencode({'path': path})}"
 
 
 _DIGESTS = {path.name: sha256(path.read_bytes())[:12] for path in STATIC.iterdir()}

@@ -2,11 +2,13 @@
 
 import os
 import re
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -15,6 +17,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 
 from benchmarks.orchestration.console import prepare
+from flows.orchestration.services import announced
 from infra.settings import Settings
 from tests.browser.test_console import ARGUMENTS, CHROMIUM, NARROW
 
@@ -152,6 +155,30 @@ def test_what_is_missing_is_said_and_what_holds_is_shown(chromium: Browser, link
         ):
             page.goto(link.partition("/?")[0] + path)
             expect(page.get_by_role("main")).to_contain_text(words)
+
+
+def test_a_neighbour_that_starts_is_waited_for_on_a_page_that_goes_on_by_itself(
+    chromium: Browser, link: str, shared_workspace: Settings
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as door, tab(chromium, link) as page:
+        port = door.getsockname()[1]
+        with announced(shared_workspace, {"mlflow": f"http://127.0.0.1:{port}"}):
+            page.goto(link.partition("/?")[0] + "/beside/MLflow", wait_until="commit")
+            expect(page.get_by_role("heading", level=1)).to_have_text("MLflow is starting")
+        threading.Thread(target=answer_all, args=[door], daemon=True).start()
+        expect(page.get_by_text("MLflow answers")).to_be_visible()
+        assert page.url == f"http://127.0.0.1:{port}/"
+
+
+def answer_all(door: socket.socket) -> None:
+    """Answer everybody who waits at a door, until it is closed."""
+    words = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nConnection: close\r\n\r\nMLflow answers"
+    with suppress(OSError):
+        while True:
+            caller, _ = door.accept()
+            with caller:
+                caller.recv(4096)
+                caller.sendall(words)
 
 
 PLOT = "[data-plot=over-time]"

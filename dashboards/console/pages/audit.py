@@ -38,9 +38,12 @@ def audit_page(
     text: Short = "",
     at: Short = "",
     page: PageNumber = 1,
+    entry: Annotated[int, Query(ge=0)] = 0,
 ) -> Response:
-    """Show entries of ledgers, newest first."""
+    """Show entries of ledgers, newest first; the page that holds an `entry` of a model."""
     wanted = EntryFilter(model, kind, actor, version, text, at)
+    if entry and wanted == EntryFilter(model):
+        page = entries.page_with(model, entry)
     shown = entries.page_of(wanted, page, visible=visible(request))
     fields = {name: getattr(wanted, name) for name in EntryFilter.__slots__}
     chosen = {name: value for name, value in fields.items() if value}

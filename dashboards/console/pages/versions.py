@@ -3,17 +3,15 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
-from fastapi.responses import RedirectResponse
 
 from dashboards.console.forms import new_form
+from dashboards.console.pages.beside import beside
 from dashboards.console.rendering import show
-from flows.orchestration.services import neighbours
 from flows.queries import versions
 from flows.queries.console import candidate
 from flows.queries.console.candidate import CandidateView, VersionComparison
 from flows.queries.console.ledgers import ledgers
 from flows.queries.console.overview import glance_of
-from infra.errors import NotFound
 from infra.settings import settings
 from tasks.specs.registration import current_digest
 
@@ -42,10 +40,7 @@ def version_page(request: Request, model: str, version: str) -> Response:
 def run_in_mlflow(request: Request, model: str, version: str) -> Response:
     """Lead to the run of MLflow that made a version; raise `NotFound` and `Unavailable`."""
     current_digest(model)
-    address = neighbours(settings(), host=request.url.hostname or "127.0.0.1").get("MLflow")
-    if address is None:
-        raise NotFound("no MLflow runs beside this console: `requant up` starts it")
-    return RedirectResponse(f"{address}{settings().registry().run_path(model, version)}")
+    return beside(request, "MLflow", settings().registry().run_path(model, version))
 
 
 @api.get("/models/{model}/versions/{version}")

@@ -116,6 +116,14 @@ def page_of(
     return EntryPage(views, total, page, pages, champions, known.unreadable | changed)
 
 
+def page_with(model: str, number: int, size: int = PAGE) -> int:
+    """Return on which page of a model's ledger an entry stands; raise `NotFound`."""
+    current_digest(model)
+    index.require(model)
+    total = index.count(RowFilter((model,)))
+    return max(0, total - number) // size + 1
+
+
 def exported_csv(wanted: EntryFilter, *, visible: Visible = every_model) -> Iterator[str]:
     """Return all that a filter lets through as a table, newest first, in pieces."""
     return _as_table(_whole(wanted, visible))

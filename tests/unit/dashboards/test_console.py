@@ -412,9 +412,9 @@ def test_the_neighbours_are_a_click_away(browser: TestClient, known: Settings) -
         page = browser.get(
             "/", headers={"Host": "localhost:8400", "Origin": "http://localhost:8400"}
         ).text
-    assert 'href="http://localhost:4200/"' in page
-    assert 'href="http://localhost:8000/"' in page
-    assert "sqlite" not in page
+    assert 'href="/beside/Prefect?path=%2F"' in page
+    assert 'href="/beside/Evidently?path=%2F"' in page
+    assert "MLflow</a>" not in page
 
 
 def test_what_the_last_intake_took_and_set_aside_is_shown(

@@ -283,6 +283,17 @@ def test_an_export_comes_in_pieces(
     assert len(rows) == 12 + 2  # with the header, and the two entries of the console's own model
 
 
+def test_a_link_to_an_entry_leads_to_the_page_that_holds_it(
+    ledgers: Settings, monkeypatch: pytest.MonkeyPatch, browser: TestClient
+) -> None:
+    for _ in range(entries.PAGE):
+        append(ledgers, "beta", body(EntryKind.REFUSED, actor="Ada", reason="too slow"))
+    for number in (1, 5, 6, 55):
+        page = browser.get("/audit", params={"model": "beta", "entry": number}).text
+        assert f'id="entry-{number}"' in page
+    assert browser.get("/audit", params={"model": "beta", "entry": 99}).status_code == 200
+
+
 def entries_of(index: LedgerIndex, model: str) -> list[LedgerEntry]:
     rows = list(index.rows(RowFilter((model,))))
     return index.entries(rows)
