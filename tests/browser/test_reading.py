@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
+from itertools import combinations, product
 from typing import Any
 
 import pytest
@@ -298,6 +299,58 @@ def test_a_plot_of_one_point_shows_it_and_one_of_none_says_so(chromium: Browser,
             else:
                 expect(page.locator(PLOT)).to_contain_text(words)
             page.unroute("**/over-time*")
+
+
+def test_labels_of_a_plot_cover_neither_each_other_nor_a_point(
+    chromium: Browser, link: str
+) -> None:
+    points = [
+        {
+            "name": str(10 + n),
+            "recipe": "int8-max",
+            "x": 0.3 + n % 5 / 50,
+            "y": 0.97 + n // 5 / 1000,
+        }
+        | {"passed": True, "dominated": n > 3}
+        for n in range(20)
+    ]
+    front = {"front": points, "front_axes": ["latency-ratio", "cosine"], "version": "17"}
+    marks = [
+        {
+            "time": f"2026-03-01T{hour:02}:00:00+00:00",
+            "kind": "promotion",
+            "version": str(100 + hour),
+        }
+        for hour in range(24)
+    ]
+    with tab(chromium, link) as page:
+        drawn(page, link)
+        kept = page.request.get(link.partition("/?")[0] + f"/api{MODEL}/over-time").json()
+        for draw, data, words, most in (
+            ("drawFront", front, ".textpoint text", 20),
+            ("drawOverTime", kept | {"marks": marks}, ".annotation-text:has-text('▲')", 24),
+        ):
+            page.evaluate(f"data => {draw}(document.querySelector('{PLOT}'), data)", data)
+            labels = page.locator(f"{PLOT} {words}")
+            until(lambda shown=labels: shown.count() > 0)
+            boxes = [box for label in labels.all() if (box := label.bounding_box())]
+            assert 0 < len(boxes) <= most
+            assert not [pair for pair in combinations(boxes, 2) if overlap(*pair)]
+            if draw == "drawFront":
+                assert "17" in labels.all_text_contents()
+                points_drawn = page.locator(f"{PLOT} .points path").all()
+                dots = [box for dot in points_drawn if (box := dot.bounding_box())]
+                assert len(dots) == 20
+                assert not [pair for pair in product(boxes, dots) if overlap(*pair, slack=4)]
+
+
+def overlap(one: Any, other: Any, slack: float = 2) -> bool:
+    """Return whether two boxes share more than their edges."""
+    return all(
+        one[start] + one[size] > other[start] + slack
+        and other[start] + other[size] > one[start] + slack
+        for start, size in (("x", "width"), ("y", "height"))
+    )
 
 
 def answered(document: Any, route: Route) -> None:

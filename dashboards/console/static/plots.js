@@ -61,6 +61,21 @@ function domains(heights) {
   return [whole, heights.map((height) => { const span = [(top - height) / whole, top / whole]; top -= height + GAP; return span; })];
 }
 
+const markWords = (mark) => ({ promotion: "▲", rollback: "▼", refusal: "✕", incident: "!" }[mark.kind]) + (mark.version ? ` ${mark.version}` : "");
+
+/** The marks whose words have room beside those of newer ones; the others are lines, and rows of the table. */
+function namedMarks(data, width) {
+  const times = [...data.windows, ...data.marks].map((row) => +local(row.time));
+  const [from, until] = [Math.min(...times), Math.max(...times)];
+  let free = Infinity;
+  return new Set([...data.marks].sort((one, other) => local(other.time) - local(one.time)).filter((mark) => {
+    const middle = width * (local(mark.time) - from) / (until - from || 1), half = 4 * markWords(mark).length + 2;
+    if (middle + half > free) return false;
+    free = middle - half;
+    return true;
+  }));
+}
+
 function drawOverTime(element, data) {
   const detectors = [...new Set(data.windows.flatMap((row) => Object.keys(row.figures)))];
   const rows = detectors.map((name) => ({ title: plain(name), height: ROW, traces: (n) => detectorTraces(name, data.windows, n) }));
@@ -85,11 +100,12 @@ function drawOverTime(element, data) {
       showarrow: false, font: { size: 12, color: colour("muted") } });
     traces.push(...row.traces(place + 1));
   });
+  const named = namedMarks(data, (element.clientWidth || 900) - layout.margin.l - layout.margin.r);
   for (const mark of data.marks) {
     layout.shapes.push({ type: "line", x0: local(mark.time), x1: local(mark.time), y0: 0, y1: 1, yref: "paper",
       line: { color: colour(MARKS[mark.kind]), width: 1.2, dash: mark.kind === "incident" ? "dot" : "solid" } });
-    layout.annotations.push({ x: local(mark.time), y: 1, yref: "paper", yanchor: "bottom", yshift: 14, showarrow: false,
-      text: { promotion: "▲", rollback: "▼", refusal: "✕", incident: "!" }[mark.kind] + (mark.version ? ` ${mark.version}` : ""),
+    if (named.has(mark)) layout.annotations.push({ x: local(mark.time), y: 1, yref: "paper", yanchor: "bottom", yshift: 14, showarrow: false,
+      text: markWords(mark),
       font: { size: 11, color: colour(MARKS[mark.kind]) } });
   }
   show(element, traces, layout);
@@ -121,8 +137,32 @@ function drawCosts(element, data) {
   show(element, traces, layout);
 }
 
+const PLACES = [["top center", 0, -16], ["bottom center", 0, 16], ["middle right", 1, 0], ["middle left", -1, 0],
+  ["top right", 1, -12], ["top left", -1, -12], ["bottom right", 1, 12], ["bottom left", -1, 12]];
+
+/** Where each label covers no point and no other label; null where it has no such place. The first come first. */
+function labelPlaces(points, width, height) {
+  const parts = (values, least) => {
+    const low = Math.min(least, ...values), span = Math.max(...values) - low || 1;
+    return values.map((value) => (value - low) / span);
+  };
+  const across = parts(points.map((point) => point.x), 0), up = parts(points.map((point) => point.y), Infinity);
+  const box = (x, y, wide, high) => ({ left: x - wide / 2, right: x + wide / 2, top: y - high / 2, bottom: y + high / 2 });
+  const apart = (one, other) => one.right <= other.left || other.right <= one.left || one.bottom <= other.top || other.bottom <= one.top;
+  const taken = points.map((_, place) => box(across[place] * width, (1 - up[place]) * height, 12, 12));
+  return points.map((point, place) => {
+    const wide = 8 * String(point.name).length, x = across[place] * width, y = (1 - up[place]) * height;
+    for (const [name, side, down] of PLACES) {
+      const label = box(x + side * (wide / 2 + 9), y + down, wide, 15);
+      if (taken.every((other) => apart(label, other))) { taken.push(label); return name; }
+    }
+    return null;
+  });
+}
+
 function drawFront(element, data) {
-  const points = data.front;
+  const rank = (point) => (point.name === data.version ? 0 : point.dominated ? 2 : 1);
+  const points = [...data.front].sort((one, other) => rank(one) - rank(other));
   if (!points.length) return nothing(element);
   const layout = baseLayout();
   layout.height = 300;
@@ -130,9 +170,13 @@ function drawFront(element, data) {
   layout.xaxis = axis({ title: { text: data.front_axes[0] }, rangemode: "tozero" });
   layout.yaxis = axis({ title: { text: data.front_axes[1], standoff: 12 }, automargin: true });
   layout.margin.b = 48;
-  show(element, [{ x: points.map((point) => point.x), y: points.map((point) => point.y), mode: "markers+text", cliponaxis: false, textposition: "top center",
-    text: points.map((point) => plain(point.name)), hovertemplate: "%{text}: %{x:.3g}, %{y:.4g}<extra></extra>",
-    marker: { size: 11, symbol: points.map((point) => point.dominated ? "circle-open" : "circle"),
+  const places = labelPlaces(points, 0.9 * (element.clientWidth || 900) - layout.margin.l, 190);
+  show(element, [{ x: points.map((point) => point.x), y: points.map((point) => point.y), mode: "markers+text", cliponaxis: false,
+    textposition: places.map((place) => place ?? "top center"), text: points.map((point, place) => places[place] ? plain(point.name) : ""),
+    customdata: points.map((point) => [plain(point.name), plain(point.recipe)]),
+    hovertemplate: "version %{customdata[0]}, %{customdata[1]}: %{x:.3g}, %{y:.4g}<extra></extra>",
+    marker: { size: points.map((point) => point.name === data.version ? 15 : 11), symbol: points.map((point) => point.dominated ? "circle-open" : "circle"),
+      line: { width: points.map((point) => point.name === data.version ? 3 : 1), color: colour("ink") },
       color: points.map((point) => colour(point.passed ? "good" : "bad")) } }], layout);
 }
 
