@@ -6,8 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from infra.errors import BadInput
 from infra.settings import settings
 from tasks.graphs.files import stored_types
 from tasks.graphs.weights import SMALLEST
@@ -21,10 +23,11 @@ def stored_type(folder: Path) -> torch.dtype:
     """Return the type that all floats of a folder's safetensors have; else float32, for all.
 
     Raises:
-        ValueError: when a shard that the index names is not there, or a weight is of a type that is
-            not read.
+        BadInput: when a shard that the index names is not there.
+        ValueError: when a weight is of a type that is not read.
     """
-    _require_shards(folder)
+    if (folder / INDEX).is_file():
+        tensor_files(folder)
     types = Counter[str]()
     for path in sorted(folder.glob("*.safetensors")):
         for name, kind in stored_types(path):
@@ -40,27 +43,43 @@ def stored_type(folder: Path) -> torch.dtype:
     return _TYPES.get(floats.pop(), torch.float32) if len(floats) == 1 else torch.float32
 
 
+def tensor_files(folder: Path) -> dict[str, str]:
+    """Return the file of every tensor in a folder's safetensors, by the tensor's name.
+
+    Raises:
+        BadInput: There is none; the index or a file cannot be read; or a shard is missing.
+    """
+    if (folder / INDEX).is_file():
+        try:
+            placed = dict(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"])
+            shards = {str(name) for name in placed.values()}
+        except (OSError, ValueError, KeyError, TypeError) as exc:
+            raise BadInput(f"{INDEX} cannot be read ({exc}): copy it again") from exc
+        missing = sorted(name for name in shards if not (folder / name).is_file())
+        if missing:
+            raise BadInput(
+                f"{INDEX} names {missing[0]}, which is not there ({len(missing)} of {len(shards)} "
+                "shards are missing): copy them"
+            )
+        return placed
+    placed = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(path, framework="pt") as opened:
+                placed |= dict.fromkeys(opened.keys(), path.name)
+        except (SafetensorError, OSError) as exc:
+            raise BadInput(f"{path.name} cannot be read ({exc}): copy it again") from exc
+    if not placed:
+        raise BadInput(f"{folder} has no *.safetensors: name a folder that has")
+    return placed
+
+
 def require_finite(model: nn.Module) -> None:
     """Raise `ValueError` naming the first weight that holds NaN or infinity."""
     for name, parameter in model.named_parameters():
         # A sum in float64 is finite where all numbers are, and takes no copy of them.
         if not bool(torch.isfinite(parameter.detach().sum(dtype=torch.float64))):
             raise ValueError(f"the weight {name} holds NaN or infinity: export it again")
-
-
-def _require_shards(folder: Path) -> None:
-    try:
-        shards = set(json.loads((folder / INDEX).read_text())["weight_map"].values())
-    except FileNotFoundError:
-        return
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
-        raise ValueError(f"{INDEX} cannot be read ({exc}): copy it again") from exc
-    missing = sorted(name for name in shards if not (folder / str(name)).is_file())
-    if missing:
-        raise ValueError(
-            f"{INDEX} names {missing[0]}, which is not there ({len(missing)} of {len(shards)} "
-            "shards are missing): copy them"
-        )
 
 
 def map_weights(model: nn.Module) -> None:

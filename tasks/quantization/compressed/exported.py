@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from infra.errors import BadInput
 from tasks.graphs.sites import Layer, Site
 from tasks.graphs.weights import constant_values
+from tasks.models.language.checkpoint import tensor_files
 from tasks.quantization.compressed.layer import StoredLayer, described, require_package
 
 if TYPE_CHECKING:
@@ -92,12 +93,11 @@ def _read(source: Path) -> tuple[State, dict[str, Any]]:
     """Return every tensor of a folder's safetensors, and its configuration."""
     from safetensors.torch import load_file
 
-    files = sorted(source.glob("*.safetensors"))
-    if not files or not (source / CONFIG).is_file():
-        raise BadInput(f"{source} has no {CONFIG} with safetensors: name a Hugging Face folder")
+    if not (source / CONFIG).is_file():
+        raise BadInput(f"{source} has no {CONFIG}: name a folder as Hugging Face stores it")
     state: State = {}
-    for file in files:
-        state |= load_file(file)
+    for file in sorted({*tensor_files(source).values()}):
+        state |= load_file(source / file)
     return state, json.loads((source / CONFIG).read_text(encoding="utf-8"))
 
 

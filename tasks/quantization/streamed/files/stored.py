@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from infra.errors import BadInput
+from tasks.models.language.checkpoint import tensor_files
 
 if TYPE_CHECKING:
     import torch
 
-CONFIG, INDEX = "config.json", "model.safetensors.index.json"
+CONFIG = "config.json"
 _READ = frozenset({"BF16", "F16", "F32"})
 
 
@@ -29,7 +30,7 @@ class StoredCheckpoint:
         self.folder = folder
         if not (folder / CONFIG).is_file():
             raise BadInput(f"{folder} has no {CONFIG}: name a folder as Hugging Face stores it")
-        self._files = self._placed()
+        self._files = tensor_files(folder)
 
     def __contains__(self, name: object) -> bool:
         return name in self._files
@@ -46,10 +47,10 @@ class StoredCheckpoint:
 
     @property
     def identity(self) -> Sequence[Any]:
-        """What changes when the checkpoint does: its configuration, and its files' sizes."""
-        files = sorted({*self._files.values()})
-        sizes = [[name, (self.folder / name).stat().st_size] for name in files]
-        return [json.loads((self.folder / CONFIG).read_text(encoding="utf-8")), sizes]
+        """What changes when the checkpoint does: its configuration, its files' sizes and times."""
+        stats = {name: (self.folder / name).stat() for name in sorted({*self._files.values()})}
+        files = [[name, found.st_size, found.st_mtime_ns] for name, found in stats.items()]
+        return [json.loads((self.folder / CONFIG).read_text(encoding="utf-8")), files]
 
     def tensor(self, name: str) -> torch.Tensor:
         """Return one tensor in host memory, in its own type.
@@ -88,31 +89,3 @@ class StoredCheckpoint:
                     tensor = opened.get_tensor(name)
                     found[name] = tensor if into is None else into(tensor)
         return found
-
-    def _placed(self) -> dict[str, str]:
-        """Return the file of every tensor."""
-        from safetensors import SafetensorError, safe_open
-
-        index = self.folder / INDEX
-        if index.is_file():
-            try:
-                placed = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
-            except (ValueError, KeyError, TypeError) as exc:
-                raise BadInput(f"{INDEX} cannot be read ({exc}): copy it again") from exc
-            missing = sorted({f for f in placed.values() if not (self.folder / f).is_file()})
-            if missing:
-                raise BadInput(
-                    f"{INDEX} names {missing[0]}, which is not there ({len(missing)} shards are "
-                    "missing): copy them"
-                )
-            return placed
-        placed = {}
-        for path in sorted(self.folder.glob("*.safetensors")):
-            try:
-                with safe_open(path, framework="pt") as opened:
-                    placed |= dict.fromkeys(opened.keys(), path.name)
-            except (SafetensorError, OSError) as exc:
-                raise BadInput(f"{path.name} cannot be read ({exc}): copy it again") from exc
-        if not placed:
-            raise BadInput(f"{self.folder} has no *.safetensors: name a folder that has")
-        return placed

@@ -240,3 +240,17 @@ def test_arguments_that_cannot_be_are_refused(folder: Any, tmp_path: Path) -> No
     with pytest.raises(BadInput, match="holds what another recipe"):
         derived(source, tmp_path / "h", "int8-max")
     assert written.PROGRESS in {path.name for path in (tmp_path / "h").iterdir()}
+
+
+def test_weights_that_were_replaced_meanwhile_are_another_checkpoint(
+    folder: Any, tmp_path: Path
+) -> None:
+    source = shutil.copytree(folder("llama"), tmp_path / "source")
+    derived(source, tmp_path / "out", "int8-weights")
+    file = next(source.glob("*.safetensors"))
+    trained = {name: value + 1 for name, value in load_file(file).items()}
+    before = file.stat().st_size
+    save_file(trained, file, metadata={"format": "pt"})
+    assert file.stat().st_size == before
+    with pytest.raises(BadInput, match="another recipe, calibration set or checkpoint"):
+        derived(source, tmp_path / "out", "int8-weights")
