@@ -18,7 +18,7 @@ import onnx
 from infra.canonical import canonical, sha256
 from infra.engines import open_target, open_watching
 from infra.engines.port import Engine, each_profile
-from infra.errors import AlreadyExists, NotFound
+from infra.errors import AlreadyExists, BadInput, NotFound
 from infra.identifiers import Digest, ModelName
 from infra.settings import settings
 from infra.stores import layout
@@ -286,6 +286,7 @@ def register(spec_path: Path) -> RegisteredModel:
     files, untouched = collect_files(spec, spec_path, settings().root / "cache" / spec.name)
     digest = sha256(canonical({name: sha256(data) for name, data in files.items()}))
     check_files(spec, files, untouched)
+    require_core(spec, files.get(TOKENIZER))
     replay = read_replay(spec, base)
     with settings().weights().published(weight_files(files[FULL_PRECISION])):
         for name, data in files.items():
@@ -300,6 +301,36 @@ def register(spec_path: Path) -> RegisteredModel:
     )
     use_digest(spec.name, digest)
     return open_model(spec.name)
+
+
+def require_core(spec: ModelSpec, tokenizer: bytes | None) -> None:
+    """Pass where a spec names no core, none that is registered yet, or one that can stand in.
+
+    Args:
+        spec: Of the model with the adapter, or of any other.
+        tokenizer: The content of its tokenizer.json.
+
+    Raises:
+        BadInput: The core has another task or tokenizer.
+    """
+    core = spec.adapter.core if spec.adapter else None
+    if core is None:
+        return
+    try:
+        digest = current_digest(core)
+    except NotFound:
+        return
+    below = read_spec(core, digest)
+    if below.task is not spec.task:
+        raise BadInput(
+            f"adapter.core: {core} is a model of {below.task} and {spec.name} one of {spec.task}: "
+            "name the model that the adapter was trained over"
+        )
+    if tokenizer is not None and read_file(core, digest, TOKENIZER) != tokenizer:
+        raise BadInput(
+            f"adapter.core: {core} reads texts by another tokenizer than {spec.name}: name the "
+            "model that the adapter was trained over"
+        )
 
 
 def open_model(name: str) -> RegisteredModel:

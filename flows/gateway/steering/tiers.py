@@ -77,7 +77,8 @@ class Tiers:
         try:
             head = champion_of(journal.read(self._core))
             if head is not None and head.release != standby.digest:
-                self._guardian.stand_by(self._champion_of(self._core, head))
+                core = self._releases.registered(self._core)
+                self._guardian.stand_by(self._releases.release(core, head))
         except Exception as error:  # whatever it is, what stood by before does so on
             self._not_before = time.monotonic() + AGAIN_S
             _log.warning("%s: its core %s: %s", self._endpoint.model, self._core, error)
@@ -102,10 +103,7 @@ class Tiers:
         head = champion_of(journal.read(core)) if core else None
         if not core or head is None:
             return self._releases.reference(registered)
-        return self._champion_of(core, head)
-
-    def _champion_of(self, model: str, head: LedgerEntry) -> ServedRelease:
-        return self._releases.release(self._releases.registered(model), head)
+        return self._releases.release(self._releases.registered(core), head)
 
 
 def _core_of(registered: RegisteredModel) -> str | None:
