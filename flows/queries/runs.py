@@ -31,6 +31,8 @@ from infra.errors import NotFound, Unavailable
 
 LINES = 200
 """Log lines that are read of a run, the newest."""
+STEP_DONE = "Finished in state Completed()"
+"""What Prefect logs of every step that went well: the table of steps says it with a name."""
 PEOPLE = ("requantize", "maintenance", "rollback", "approval", "intake")
 """What people follow; reconciliations, every few minutes, would bury it."""
 
@@ -129,6 +131,7 @@ def _lines(client: SyncPrefectClient, runs: list[UUID]) -> tuple[LogLine, ...]:
     return tuple(
         LogLine(line.timestamp.isoformat(), logging.getLevelName(line.level), line.message)
         for line in reversed(newest)
+        if line.message != STEP_DONE
     )
 
 

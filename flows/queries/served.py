@@ -41,9 +41,7 @@ def moment_of(text: str) -> datetime:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError as error:
-        raise BadInput(
-            f"--at is {text!r}, which is no moment: write it as 2026-03-01T12:00:00+00:00"
-        ) from error
+        raise BadInput(f"{text!r} is no moment: write it as 2026-03-01T12:00:00+00:00") from error
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 

@@ -228,7 +228,8 @@ def ask_for_a_candidate(page: Page) -> None:
     form.get_by_label("Recipe").select_option("int8-percentile")
     form.get_by_label("Reason").fill("to see another recipe")
     form.get_by_label("waits for approval").check()
-    post = "fetch(form.action, {method: 'POST', body: new FormData(form), redirect: 'manual'})"
+    filled = "new FormData(form, form.querySelector('[name=form_id]'))"
+    post = f"fetch(form.action, {{method: 'POST', body: {filled}, redirect: 'manual'}})"
     form.evaluate(f"form => Promise.all([{post}, {post}])")
     form.get_by_role("button", name="Re-quantize now").click()
 

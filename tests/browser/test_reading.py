@@ -164,8 +164,9 @@ def test_a_neighbour_that_starts_is_waited_for_on_a_page_that_goes_on_by_itself(
     with socket.create_server(("127.0.0.1", 0)) as door, tab(chromium, link) as page:
         port = door.getsockname()[1]
         with announced(shared_workspace, {"mlflow": f"http://127.0.0.1:{port}"}):
-            page.goto(link.partition("/?")[0] + "/beside/MLflow", wait_until="commit")
-            expect(page.get_by_role("heading", level=1)).to_have_text("MLflow is starting")
+            waits = link.partition("/?")[0] + "/beside/MLflow"
+            assert "MLflow is starting" in page.request.get(waits).text()
+            page.goto(waits, wait_until="commit")
         threading.Thread(target=answer_all, args=[door], daemon=True).start()
         expect(page.get_by_text("MLflow answers")).to_be_visible()
         assert page.url == f"http://127.0.0.1:{port}/"
@@ -230,6 +231,18 @@ def test_a_plot_zooms_all_its_rows_at_once_and_back(chromium: Browser, link: str
         assert 0.1 < (zoomed[1] - zoomed[0]) / width < 0.3
         page.mouse.dblclick(box["x"] + box["width"] * 0.5, middle)
         until(lambda: span(page) == pytest.approx(whole, abs=width / 100))
+
+
+def test_a_plot_stays_whole_when_its_window_changes(chromium: Browser, link: str) -> None:
+    with tab(chromium, link) as page:
+        drawn(page, link)
+        shown = page.locator(PLOT)
+        for size in (NARROW, {"width": 1440, "height": 900}):
+            page.set_viewport_size(size)
+            until(lambda wide=size["width"]: shown.evaluate("e => e.clientWidth") > 0.7 * wide)
+            page.wait_for_timeout(500)  # Plotly waits for the last of several changes
+            boxes = shown.evaluate("e => [e.clientHeight, e.querySelector('svg').clientHeight]")
+            assert boxes[0] >= boxes[1] > 400
 
 
 def test_a_plot_tells_under_the_pointer_what_its_table_says(chromium: Browser, link: str) -> None:

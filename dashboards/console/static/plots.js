@@ -38,6 +38,13 @@ function detectorTraces(detector, windows, number) {
   ];
 }
 
+/** Layers' names as they fit beside a row: without what all begin with, and cut in the middle; the table has them whole. */
+function shortened(names) {
+  const parts = names.map((name) => name.split(".")), common = parts[0].findIndex((part, place) => parts.some((other) => other[place] !== part));
+  return names.length < 2 || common < 0 ? names.map(middleCut) : parts.map((own) => middleCut(own.slice(common).join(".")));
+}
+const middleCut = (name) => name.length > 15 ? `${name.slice(0, 6)}…${name.slice(-8)}` : name;
+
 function heatTrace(grid, number) {
   return {
     type: "heatmap", x: grid.times.map(local), y: grid.names.map(plain), z: grid.values, xaxis: "x", yaxis: `y${number}`,
@@ -80,7 +87,8 @@ function drawOverTime(element, data) {
   const detectors = [...new Set(data.windows.flatMap((row) => Object.keys(row.figures)))];
   const rows = detectors.map((name) => ({ title: plain(name), height: ROW, traces: (n) => detectorTraces(name, data.windows, n) }));
   if (data.saturation.names.length) rows.push({ title: "saturation of layers, of their limits", height: 24 + HEAT_ROW * data.saturation.names.length,
-    traces: (n) => [heatTrace(data.saturation, n)], axis: { type: "category", autorange: "reversed" } });
+    traces: (n) => [heatTrace(data.saturation, n)], axis: { type: "category", autorange: "reversed", nticks: undefined, tickmode: "array", tickfont: { size: 9 },
+      tickvals: data.saturation.names.map(plain), ticktext: shortened(data.saturation.names).map(plain) } });
   for (const kind of ["domain", "language"]) {
     const chosen = data.groups.names.map((name, place) => [name, place]).filter(([name]) => name.startsWith(`${kind}=`));
     if (chosen.length > 1) rows.push({ title: `requests by ${kind}`, height: ROW, traces: (n) => groupTraces({ ...data.groups,
@@ -97,7 +105,7 @@ function drawOverTime(element, data) {
   rows.forEach((row, place) => {
     layout[`yaxis${place + 1}`] = axis({ domain: spans[place], anchor: "x", nticks: 4, fixedrange: true, tickformat: row.axis ? undefined : "~g", ...row.axis });
     layout.annotations.push({ text: row.title, x: 0, xref: "paper", y: spans[place][1], yref: "paper", yanchor: "bottom", xanchor: "left",
-      showarrow: false, font: { size: 12, color: colour("muted") } });
+      showarrow: false, font: { size: 12, color: colour("muted") }, bgcolor: colour("card") });
     traces.push(...row.traces(place + 1));
   });
   const named = namedMarks(data, (element.clientWidth || 900) - layout.margin.l - layout.margin.r);
@@ -117,7 +125,8 @@ function drawCosts(element, data) {
   const [height, spans] = domains(metrics.map(() => ROW));
   const layout = baseLayout();
   layout.height = height + layout.margin.t + layout.margin.b;
-  layout.xaxis = axis({ type: "category", anchor: `y${metrics.length}`, title: { text: "version" } });
+  layout.xaxis = axis({ type: "category", anchor: `y${metrics.length}`, title: { text: "version" },
+    categoryorder: "array", categoryarray: [...new Set(data.costs.map((cost) => cost.version))] });
   layout.margin.b = 48;
   const traces = [];
   metrics.forEach((metric, place) => {
@@ -182,12 +191,14 @@ function drawFront(element, data) {
 
 function nothing(element) {
   const sentence = document.createElement("p");
+  element.style.height = "";
   sentence.textContent = NOTHING;
   element.replaceChildren(sentence);
 }
 
 function show(element, traces, layout) {
   element.replaceChildren();
+  element.style.height = `${layout.height}px`; // at a resize Plotly fills what its element has
   Plotly.newPlot(element, traces, layout, { displaylogo: false, responsive: true, modeBarButtonsToRemove: ["lasso2d", "select2d"] });
 }
 

@@ -143,14 +143,15 @@ def candidate(model: str, version: str) -> CandidateView:
 
 
 def comparison(model: str, left: str = "", right: str = "") -> VersionComparison:
-    """Return two versions side by side; the newest and the champion where none is named."""
+    """Return two versions side by side; where none is named, the champion and the newest other."""
     entries = _entries(model)
     versions = tuple(_versions(entries))
     if not versions:
         raise NotFound(f"no version of {model} was judged yet: there is nothing to compare")
     serving = ledger.champion(entries)
-    left = left or versions[0]
-    right = right or (serving.version if serving and serving.version else versions[-1])
+    champion = serving.version if serving and serving.version else versions[-1]
+    left = left or _other_than(right or champion, versions)
+    right = right or (champion if champion != left else _other_than(left, versions))
     sides = [_release(model, entries, version) for version in (left, right)]
     precisions = [overview.precision_of(side.facts) for side in sides]
     facts = (
@@ -162,6 +163,11 @@ def comparison(model: str, left: str = "", right: str = "") -> VersionComparison
     )
     reports = [_reports(model, side.digest) for side in sides]
     return VersionComparison(model, left, right, versions[:NAMED], facts, _compared(*reports))
+
+
+def _other_than(version: str, versions: Sequence[str]) -> str:
+    """Return the newest other version; the same, where there is no other."""
+    return next((name for name in versions if name != version), version)
 
 
 def _same_cases(model: str, release: Release, serving: LedgerEntry | None) -> bool:

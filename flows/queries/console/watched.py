@@ -18,6 +18,9 @@ from tasks.specs.registration import current_digest
 _TRYING = re.compile(r"trying (\S+): (.*)")
 _PASSED_BY = re.compile(r"passing (\S+) by: (.*)")
 _RECIPE = re.compile(r"version \S+ \((\S+)\)")
+_ACTS = frozenset(
+    {EntryKind.PROMOTED, EntryKind.ROLLED_BACK, EntryKind.APPROVED, EntryKind.REJECTED}
+)
 _ENDED_WELL = (Status.KEPT, Status.PROMOTED, Status.ALREADY_DONE)
 
 
@@ -69,7 +72,8 @@ def watched(run: RunView) -> WatchedRun:
 
 def labelled(run: RunView, ends: Mapping[str, str]) -> WatchedRun:
     """Return a run of a list, by what it wrote to its ledger at its end."""
-    sentence = ends.get(run.run_id) or run.message
+    asked = f"because: {run.reason}" if run.reason else ""
+    sentence = ends.get(run.run_id) or run.message or asked
     word = sentence.partition(":")[0]
     is_word = run.finished and run.state == "Completed" and word in set(Status)
     ended = run.finished and run.state == "Completed"
@@ -86,12 +90,18 @@ def _sentence(run: RunView, written: Sequence[LedgerEntry]) -> str:
             if entry.kind is EntryKind.FINISHED and entry.details.get("run") in run.runs
         )
         failed = run.message if run.state != "Completed" else ""
-        return failed or run.message or next(ended, "") or run.doing or "done"
+        return failed or run.message or next(ended, "") or _act(written) or run.doing or "done"
     if run.doing:
         return run.doing
     if run.state == "Late":
         return "nobody has picked it up yet: see whether `requant up` runs"
     return "at work" if run.started else "waits to be picked up"
+
+
+def _act(written: Sequence[LedgerEntry]) -> str:
+    """Return what a run did that tries no candidate: an answer, a rollback; "" for nothing."""
+    acts = (entry for entry in reversed(written) if entry.kind in _ACTS)
+    return next((f"{act.kind}: version {act.version}, {act.reason}" for act in acts), "")
 
 
 def _written(run: RunView) -> list[LedgerEntry]:

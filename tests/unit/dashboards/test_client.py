@@ -57,6 +57,14 @@ def test_every_twin_is_read(
     assert view.lineage[-1].digest == view.release
     compared = reader.compare("tiny", "1", "2")
     assert compared.gates[0].left == compared.gates[0].right
+    for left, right, sides in (
+        ("", "", "1 2"),
+        ("2", "", "2 1"),
+        ("", "1", "2 1"),
+        ("1", "", "1 2"),
+    ):
+        beside = reader.compare("tiny", left, right)
+        assert f"{beside.left} {beside.right}" == sides
     assert len(reader.plan("tiny").gates) == 2
     assert [target.version for target in reader.rollback_plan("tiny").targets] == ["1"]
     numbers = [

@@ -68,6 +68,8 @@ def test_a_dry_run_says_what_would_be_done_and_starts_nothing(
     chosen = browser.get("/api/models/tiny/plan", params={"recipe": "int8-max"}).json()["tries"]
     assert [choice["name"] for choice in chosen] == ["int8-max"]
     assert triggered == []
+    assert 'name="form_id"' in page.text
+    assert 'type="hidden"' not in page.text  # a dry run's address carries no form's id
 
 
 @pytest.mark.parametrize("asked", [{"window": "windows/tiny/other"}, {"recipe": "int9"}])
@@ -151,6 +153,15 @@ def test_a_run_is_called_what_it_came_to(
     page = browser.get(f"/runs/{RUN.run_id}").text
     assert f"<title>tiny: {word.lower()}" in page
     assert ("ended-well" in page) is well
+
+
+def test_a_run_that_tries_nothing_says_what_it_did(known: Settings) -> None:
+    done = replace(ENDED, message="", doing="done")
+    assert watched(done).sentence == "done"
+    act = body(EntryKind.REJECTED, actor="Ada", reason="too slow", version="2", release="r" * 64)
+    journal.commit("tiny", lambda _: act)
+    assert watched(done).sentence == "rejected: version 2, too slow"
+    assert watched(replace(done, state="Failed", message="it broke")).sentence == "it broke"
 
 
 def test_a_run_shows_its_candidates_and_its_log(known: Settings) -> None:
