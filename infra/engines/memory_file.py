@@ -9,9 +9,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from infra.weights.naming import weight_files
 
+_DESCRIPTORS = Path("/proc/self/fd")
 LARGE = 1 << 20
 """Bytes; a smaller graph stops nothing for long."""
 
@@ -21,15 +23,19 @@ def as_file(graph: bytes) -> Iterator[str | None]:
     """Yield a path under which this process finds the bytes until the block ends.
 
     It is None for a small graph, for one with weights beside it, which are looked for where a file
-    lies, and where the system has no such files (Linux has).
+    lies, and where the system has no such files: Linux has, where /proc is mounted.
     """
-    if len(graph) < LARGE or not hasattr(os, "memfd_create") or weight_files(graph):
+    if len(graph) < LARGE or not _has_files_in_memory() or weight_files(graph):
         yield None
         return
     descriptor = os.memfd_create("graph")
     try:
         with open(descriptor, "wb", closefd=False) as file:
             file.write(graph)
-        yield f"/proc/self/fd/{descriptor}"
+        yield str(_DESCRIPTORS / str(descriptor))
     finally:
         os.close(descriptor)
+
+
+def _has_files_in_memory() -> bool:
+    return hasattr(os, "memfd_create") and _DESCRIPTORS.is_dir()

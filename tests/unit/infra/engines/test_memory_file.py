@@ -11,7 +11,7 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from infra.engines import open_target
+from infra.engines import memory_file, open_target
 from infra.engines.memory_file import LARGE, as_file
 from infra.errors import BadInput
 
@@ -41,6 +41,14 @@ def test_a_large_plan_is_a_file_while_it_is_loaded_and_answers_the_same() -> Non
     handed_over = ort.InferenceSession(graph, providers=["CPUExecutionProvider"])
     loaded = open_target("onnxruntime-cpu").load(graph).run({"x": x})
     np.testing.assert_array_equal(loaded["y"], handed_over.run(None, {"x": x})[0])
+
+
+def test_without_proc_the_bytes_are_handed_over(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(memory_file, "_DESCRIPTORS", tmp_path / "fd")
+    with as_file(plan(600)) as path:
+        assert path is None
 
 
 def test_a_large_plan_that_is_none_is_refused() -> None:
