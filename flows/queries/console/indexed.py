@@ -176,7 +176,7 @@ class LedgerIndex:
         if head is None:
             self._wait_for_first(model, until)
         elif head.number <= LONG:
-            self._list(model)
+            self._compare(model, head)
         else:
             self._take_in(model, head)
             self._list_soon(model)
@@ -212,8 +212,11 @@ class LedgerIndex:
         time.sleep(PACE * (time.monotonic() - began))
 
     def _list(self, model: str) -> None:
-        """Compare a ledger's folder with the index; read and verify where they differ."""
-        chain, head = journal.open_journal(model).chain, self._table().heads().get(model)
+        self._compare(model, self._table().heads().get(model))
+
+    def _compare(self, model: str, head: LogHead | None) -> None:
+        """List a ledger's folder; read and verify where it is not what the index knows."""
+        chain = journal.open_journal(model).chain
         stamps = chain.stamps()
         if head is None or not _is_as_verified(chain, head, stamps):
             self._read_whole(model, stamps)
