@@ -34,6 +34,7 @@ MODULES: Mapping[str, str] = {
     "llm-memory": "benchmarks.language.memory",
     "llm-layerwise": "benchmarks.language.layerwise",
     "llm-8b": "benchmarks.language.eight_billion",
+    "llm-int4": "benchmarks.language.four_bits",
     "llm-drift": "benchmarks.language.drift",
     "llm-outliers": "benchmarks.language.outliers",
     "selection": "benchmarks.quantization.selection",

@@ -68,6 +68,7 @@ def _weight_only(
         tables=NumberFormat.INT8,
         head=head,
         int8_products=int8_products,
+        version=5 if isinstance(rounding, Gptq) else 4,
     )
 
 

@@ -7,13 +7,13 @@ other.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg.lapack import dpotrf, dtrtri  # type: ignore[import-untyped]  # ships no types
 
-from tasks.numerics.formats import NumberFormat, PerChannel, round_to_format, widened
+from tasks.numerics.formats import NumberFormat, round_to_format, widened
 from tasks.numerics.quantized_weight import QuantizedWeight, WeightScheme, block_size, qparams
 
 DAMPING = 0.1
@@ -42,18 +42,14 @@ class DampedHessian:
     inverse_factor: NDArray[np.float32]  # see the function of that name, in that order
 
 
-def damped_hessian(
-    rows: NDArray[np.float32], scheme: WeightScheme, damping: float = DAMPING
-) -> DampedHessian:
-    """Return the damped Hessian of rows [n, inputs].
+def damped_hessian(rows: NDArray[np.float32], damping: float = DAMPING) -> DampedHessian:
+    """Return the damped Hessian of rows [n, inputs], inputs of most energy first.
 
     Give the rows as the layer reads them: smoothed, and quantized where the activation is.
-    Inputs of most energy go first, but in their own order where a scheme has blocks.
     """
     wide = widened(rows)
     gram = (wide.T @ wide).astype(np.float64)
-    blocks = block_size(scheme.granularity, len(gram))
-    order = np.arange(len(gram)) if blocks else np.argsort(-np.diag(gram), kind="stable")
+    order = np.argsort(-np.diag(gram), kind="stable")
     return DampedHessian(order, inverse_factor(gram[np.ix_(order, order)], damping))
 
 
@@ -62,22 +58,21 @@ def compensate(
 ) -> QuantizedWeight:
     """Round one of several weights [outputs, inputs] that read the same rows.
 
-    Without blocks, scales come from the weight as given. With blocks, a block's come from its
-    weights as the blocks before have left them.
+    Scales come from the weight as given, those of blocks too: so the order in which inputs are
+    rounded leaves blocks as they are stored.
     """
-    block = block_size(scheme.granularity, weight.shape[1])
-    order = hessian.order
+    block, order = block_size(scheme.granularity, weight.shape[1]), hessian.order
+    scales, zeros = qparams(weight, scheme)
+    of_input = (order // block) if block else np.zeros_like(order)
+    steps = _Steps(
+        np.ascontiguousarray(scales.T)[of_input],
+        None if zeros is None else zeros.T.astype(np.float32)[of_input],
+        scheme.format,
+    )
     pending = np.ascontiguousarray(weight.T[order], dtype=np.float32)
-    steps = [] if block else [_Steps.of(weight, scheme)]
-    rounded = _round(pending, hessian.inverse_factor, scheme, block, steps)
+    rounded = _round(pending, hessian.inverse_factor, steps)
     values = np.empty_like(rounded)
     values[order] = rounded
-    scales = np.stack([item.scale for item in steps], axis=1)
-    zeros = (
-        None
-        if scheme.symmetric
-        else np.stack([item.zero for item in steps], axis=1).astype(np.int8)
-    )
     return QuantizedWeight(
         scheme.format, np.ascontiguousarray(values.T), scales, zeros, block, weight.shape
     )
@@ -102,51 +97,37 @@ def inverse_factor(gram: NDArray[np.float64], damping: float) -> NDArray[np.floa
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Steps:
-    """What the weights of one block are rounded with, per output."""
+    """What the weights of each input are rounded with."""
 
-    scale: NDArray[np.float32]  # [outputs], or [1] per tensor
-    zero: NDArray[np.float32]  # like scale
+    scale: NDArray[np.float32]  # [inputs, outputs], or [inputs, 1] per tensor
+    zero: NDArray[np.float32] | None  # like scale
     format: NumberFormat
 
-    @classmethod
-    def of(cls, weight: NDArray[np.float32], scheme: WeightScheme) -> _Steps:
-        """Return those of a weight [outputs, inputs] that has one scale a row, or one in all."""
-        scales, zeros = qparams(weight, scheme)
-        zero = np.zeros_like(scales) if zeros is None else zeros.astype(np.float32)
-        return cls(scales[:, 0], zero[:, 0], scheme.format)
-
-    def quantize(self, weights: NDArray[np.float32]) -> NDArray[np.generic]:
+    def quantized(self, at: int, weights: NDArray[np.float32]) -> NDArray[np.generic]:
         """Round the weights of one input, [outputs]."""
-        return round_to_format(weights / self.scale + self.zero, self.format)
+        units = weights / self.scale[at]
+        return round_to_format(units if self.zero is None else units + self.zero[at], self.format)
 
-    def dequantize(self, values: NDArray[np.generic]) -> NDArray[np.float32]:
+    def dequantized(self, at: int, values: NDArray[np.generic]) -> NDArray[np.float32]:
         """Restore the weights of one input from their quantized values, [outputs]."""
-        return (values.astype(np.float32) - self.zero) * self.scale
+        shifted = values.astype(np.float32)
+        units = shifted if self.zero is None else shifted - self.zero[at]
+        restored: NDArray[np.float32] = units * self.scale[at]
+        return restored
 
 
 def _round(
-    pending: NDArray[np.float32],
-    factor: NDArray[np.float32],
-    scheme: WeightScheme,
-    block: int | None,
-    steps: list[_Steps],
+    pending: NDArray[np.float32], factor: NDArray[np.float32], steps: _Steps
 ) -> NDArray[np.generic]:
-    """Return quantized values [inputs, outputs] of the weights in `pending`, which are used up.
-
-    Each block's steps are added to `steps`.
-    """
+    """Return quantized values [inputs, outputs] of the weights in `pending`, which are used up."""
     inputs = len(pending)
-    lazy = LAZY if block is None else max(LAZY // block, 1) * block
     rows: list[NDArray[np.generic]] = []
-    for start in range(0, inputs, lazy):
-        stop = min(start + lazy, inputs)
+    for start in range(0, inputs, LAZY):
+        stop = min(start + LAZY, inputs)
         errors = np.empty((stop - start, pending.shape[1]), np.float32)
         for at in range(start, stop):
-            if block is not None and at % block == 0:
-                members = pending[at : min(at + block, inputs)].T
-                steps.append(_Steps.of(members, replace(scheme, granularity=PerChannel())))
-            rows.append(steps[-1].quantize(pending[at]))
-            lost = pending[at] - steps[-1].dequantize(rows[-1])
+            rows.append(steps.quantized(at, pending[at]))
+            lost = pending[at] - steps.dequantized(at, rows[-1])
             error = errors[at - start] = lost / factor[at, at]
             pending[at + 1 : stop] -= factor[at, at + 1 : stop, None] * error
         pending[stop:] -= factor[start:stop, stop:].T @ errors

@@ -53,7 +53,7 @@ def _clipped(weights: Sequence[_Floats], rows: _Floats, scheme: WeightScheme) ->
 
 
 def _compensated(weights: Sequence[_Floats], rows: _Floats, scheme: WeightScheme) -> Weights:
-    hessian = damped_hessian(rows, scheme)
+    hessian = damped_hessian(rows)
     return tuple(compensate(weight, hessian, scheme) for weight in weights)
 
 

@@ -14,4 +14,4 @@ def gptq(
     damping: float = DAMPING,
 ) -> QuantizedWeight:
     """Round a weight [outputs, inputs] for the rows [n, inputs] that it will meet."""
-    return compensate(weight, damped_hessian(rows, scheme, damping), scheme)
+    return compensate(weight, damped_hessian(rows, damping), scheme)
