@@ -61,7 +61,7 @@ def measure(quick: bool) -> ResultTable:
 def derived(source: Path, ids: Path, recipe: str) -> LargeRow:
     """Derive a recipe from a checkpoint in a process of its own; the result is removed."""
     output = source.parent / recipe
-    command = [sys.executable, "-m", "benchmarks.language.layerwise"]
+    command = [sys.executable, "-m", "benchmarks.language.one_derivation"]
     ran = watched([*command, str(source), str(ids), str(output), recipe])
     told = json.loads(ran.output.splitlines()[-1])
     shutil.rmtree(output)

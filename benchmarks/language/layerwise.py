@@ -2,7 +2,6 @@
 
 On SmolLM2-135M-Instruct and on a Llama of 1.1 billion random weights. llm-compressor runs by the
 interpreter that `LLM_COMPRESSOR_PYTHON` names, since it wants other versions of what Requant needs.
-Run a piece as `python -m benchmarks.language.layerwise FOLDER IDS.npy OUTPUT RECIPE`.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from benchmarks.language import random_llama, smollm2
 from benchmarks.language.drift import HOME, _text
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
 NAME, TITLE = "llm-layerwise", "INT4 by GPTQ from a checkpoint: time, memory, perplexity"
 PEER_PYTHON = "LLM_COMPRESSOR_PYTHON"
@@ -104,7 +103,7 @@ def _rows(
     path, output = folder.parent / "ids.npy", folder.parent / "out"
     np.save(path, observed)
     script = Path(__file__).resolve().parents[1] / "peers" / "llm_compressor.py"
-    commands = {OURS: [sys.executable, "-m", "benchmarks.language.layerwise"]}
+    commands = {OURS: [sys.executable, "-m", "benchmarks.language.one_derivation"]}
     if peer:
         commands[PEER] = [peer, str(script)]
     exact = _loss(folder, judged)
@@ -164,19 +163,3 @@ def _goals(rows: Sequence[LayerwiseRow]) -> list[Goal]:
         goals.append(Goal(f"estimate over peak, {model}", 0.8, estimate))
         goals.append(Goal(f"estimate over peak, {model}", 1.25, estimate, "at most"))
     return goals
-
-
-def main(folder: str, ids: str, output: str, recipe: str) -> None:
-    """Derive by the product's own function, and print its estimate."""
-    import torch
-
-    from tasks.quantization.recipe.catalog import find_recipe
-    from tasks.quantization.streamed.derive import derive
-
-    windows: torch.Tensor = torch.from_numpy(np.load(ids))
-    made = derive(Path(folder), Path(output), find_recipe(recipe), windows)
-    print(json.dumps({"estimated": made.estimated, "size": made.size_ratio}))
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:5])

@@ -15,6 +15,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import psutil
 
 from infra.canonical import sha256
 from infra.errors import BadInput
@@ -122,6 +123,7 @@ def derive(
     windows = _checked(judged or {}, decoder)
     observed = _checked_ids(calibration, decoder) if scheme.learns else None
     on_cpu = decoder.device.type == "cpu"
+    held = int(psutil.Process().memory_info().rss)
     needed = needed_memory(decoder, scheme, observed, windows, TOKENS_AT_ONCE["cpu"])
     require_room(decoder, scheme, output, stored.size, needed if on_cpu else None)
     run = _Derivation(decoder, LayerQuantizer(decoder, scheme, keep), written, windows)
@@ -141,7 +143,7 @@ def derive(
         tuple(made.unsmoothed),
         written.size / stored.size,
         perf_counter() - begun,
-        needed if on_cpu else None,
+        held + needed if on_cpu else None,
         made.resumed,
         found,
     )

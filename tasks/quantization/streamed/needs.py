@@ -18,12 +18,12 @@ from tasks.quantization.streamed.sites import linear_sites
 if TYPE_CHECKING:
     import torch
 
-LIBRARIES = 550_000_000
-"""Bytes of torch and transformers once they are imported."""
 WIDE = 4
 """Bytes of a number while it is rounded."""
 _ROUNDED = 5
 """Arrays of a site's weight, of four bytes a number, that are held while it is rounded."""
+_FACTORED, _COMPENSATED = 5, 3
+"""Arrays of a site's Gram matrix and of its weight that are held while GPTQ rounds it."""
 
 
 def needed_memory(
@@ -33,7 +33,9 @@ def needed_memory(
     judged: Mapping[str, torch.Tensor],
     at_once: int,
 ) -> int:
-    """Estimate the peak of a process that derives on the CPU, in bytes.
+    """Estimate how much more a process will hold at its peak that derives on the CPU, in bytes.
+
+    Pages of the checkpoint's files that it reads are among them.
 
     Args:
         decoder: With what is outside of layers.
@@ -53,20 +55,25 @@ def needed_memory(
     seen = 0 if calibration is None else calibration.numel()
     read = sum(ids.numel() for ids in judged.values())
     hidden = (seen + 2 * read) * width * item
-    outside = decoder.outside_size
     tokens = min(at_once, max(seen, read)) or 0
     call = tokens * (4 * width + 4 * widest) * item + tokens * widest * WIDE
     grams = sum(WIDE * count**2 for count in inputs) if scheme.compensates else 0
     rows = sum(inputs) * ROWS * WIDE if scheme.smooths else 0
     reading = layer * (decoder.stored_item + (item if item != decoder.stored_item else 0)) + call
-    rounding = layer * (decoder.stored_item + WIDE) + _ROUNDED * max(sizes) * WIDE
+    of_site = [_ROUNDED * size for size in sizes]
     if scheme.compensates:
-        rounding += 3 * 8 * widest**2
+        of_site += [
+            _FACTORED * count**2 + _COMPENSATED * size
+            for count, size in zip(inputs, sizes, strict=True)
+        ]
+    rounding = layer * (decoder.stored_item + WIDE) + max(of_site) * WIDE
     using = layer * (1 + WIDE + (item if item != WIDE else 0)) + call
     longest = max((ids.shape[1] for ids in judged.values()), default=0)
     judging = longest * int(config.vocab_size) * (2 * item + 3 * WIDE)
-    peak = max(grams + rows + max(reading, rounding), using, judging)
-    return LIBRARIES + outside + hidden + peak
+    embedding = decoder.words * width * item if seen or read else 0
+    working = embedding + hidden + max(grams + rows + max(reading, rounding), using)
+    ending = decoder.outside_size + hidden + judging  # the head is read, and both are written
+    return max(working, ending)
 
 
 def require_room(
@@ -79,14 +86,13 @@ def require_room(
         scheme: How layers are quantized.
         output: The folder that is written.
         checkpoint: Bytes of what is read.
-        needed: Bytes of memory; None where a device holds the layers.
+        needed: Further bytes of memory; None where a device holds the layers.
 
     Raises:
         Unavailable: It gives both figures and what to do.
     """
     if needed is not None:
-        held = LIBRARIES + decoder.outside_size
-        require_memory(needed - held, "quantizing it", "free some, or ask for fewer windows")
+        require_memory(needed, "quantizing it", "free some, or ask for fewer windows")
     linear = max(checkpoint - decoder.outside_size, 0) / decoder.stored_item
     size = linear * scheme.weights.format.bits / 8 * 1.2 + decoder.outside_size
     written = sum(path.stat().st_size for path in output.glob("*.safetensors"))

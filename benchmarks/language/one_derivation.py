@@ -1,0 +1,25 @@
+"""One derivation in a process that imports nothing else, so that its peak is the product's.
+
+Run as `python -m benchmarks.language.one_derivation FOLDER IDS.npy OUTPUT RECIPE`.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from tasks.quantization.recipe.catalog import find_recipe
+from tasks.quantization.streamed.derive import derive
+
+
+def main(folder: str, ids: str, output: str, recipe: str) -> None:
+    """Derive by the product's own function, and print its estimate."""
+    windows = torch.from_numpy(np.load(ids))
+    made = derive(Path(folder), Path(output), find_recipe(recipe), windows)
+    sys.stdout.write(json.dumps({"estimated": made.estimated, "size": made.size_ratio}) + "\n")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:5])
