@@ -339,9 +339,13 @@ def test_labels_of_a_plot_cover_neither_each_other_nor_a_point(
     with tab(chromium, link) as page:
         drawn(page, link)
         kept = page.request.get(link.partition("/?")[0] + f"/api{MODEL}/over-time").json()
+        names = [f"domain=a domain of many letters, number {n}" for n in range(20)]
+        groups = {"names": names, "times": [marks[0]["time"]], "values": [[1]] * len(names)}
+        over_time = kept | {"marks": marks, "groups": groups}
         for draw, data, words, most in (
             ("drawFront", front, ".textpoint text", 20),
-            ("drawOverTime", kept | {"marks": marks}, ".annotation-text:has-text('▲')", 24),
+            ("drawOverTime", over_time, ".annotation-text:has-text('▲')", 24),
+            ("drawOverTime", over_time, GROUP_WORDS, 20),
         ):
             page.evaluate(f"data => {draw}(document.querySelector('{PLOT}'), data)", data)
             labels = page.locator(f"{PLOT} {words}")
@@ -355,6 +359,10 @@ def test_labels_of_a_plot_cover_neither_each_other_nor_a_point(
                 dots = [box for dot in points_drawn if (box := dot.bounding_box())]
                 assert len(dots) == 20
                 assert not [pair for pair in product(boxes, dots) if overlap(*pair, slack=4)]
+
+
+GROUP_WORDS = ".annotation-text:has-text('domain')"
+"""What colours mean, and what is above it."""
 
 
 def overlap(one: Any, other: Any, slack: float = 2) -> bool:

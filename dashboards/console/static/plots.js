@@ -53,12 +53,27 @@ function heatTrace(grid, number) {
   };
 }
 
+const SHADES = ["#4f7df0", "#2a9d8f", "#e9a23b", "#c8553d", "#8d6cc9", "#5b8e55", "#d279a6", "#6b7a90"];
+
 function groupTraces(grid, number) {
-  const shades = ["#4f7df0", "#2a9d8f", "#e9a23b", "#c8553d", "#8d6cc9", "#5b8e55", "#d279a6", "#6b7a90"];
   return grid.names.map((name, place) => ({
     type: "bar", name: plain(name), x: grid.times.map(local), y: grid.values[place], xaxis: "x", yaxis: `y${number}`,
-    marker: { color: shades[place % shades.length] }, hovertemplate: `${plain(name)}: %{y}<extra></extra>`,
+    marker: { color: SHADES[place % SHADES.length] }, hovertemplate: `${plain(name)}: %{y}<extra></extra>`,
   }));
+}
+
+/** What colours mean, from the right as far as there is room; the others say it under the pointer. */
+function groupKeys(names, top, width) {
+  const at = { x: 1, xref: "paper", xanchor: "left", y: top, yref: "paper", yanchor: "bottom", showarrow: false };
+  const keys = [], room = (name) => 6.4 * name.length + 24;
+  const fitting = names.findIndex((_, place) => names.slice(0, place + 1).reduce((sum, name) => sum + room(name), 0) > width);
+  let used = 0;
+  for (let place = (fitting < 0 ? names.length : fitting) - 1; place >= 0; place--) {
+    used += room(names[place]);
+    keys.push({ ...at, text: "■", xshift: -used, font: { size: 11, color: SHADES[place % SHADES.length] } });
+    keys.push({ ...at, text: plain(names[place]), xshift: 12 - used, font: { size: 11, color: colour("muted") } });
+  }
+  return keys;
 }
 
 /** Stack rows of the given heights from the top down; return each one's share of the whole. */
@@ -91,7 +106,7 @@ function drawOverTime(element, data) {
       tickvals: data.saturation.names.map(plain), ticktext: shortened(data.saturation.names).map(plain) } });
   for (const kind of ["domain", "language"]) {
     const chosen = data.groups.names.map((name, place) => [name, place]).filter(([name]) => name.startsWith(`${kind}=`));
-    if (chosen.length > 1) rows.push({ title: `requests by ${kind}`, height: ROW, traces: (n) => groupTraces({ ...data.groups,
+    if (chosen.length > 1) rows.push({ title: `requests by ${kind}`, height: ROW, keys: chosen.map(([name]) => name.slice(kind.length + 1)), traces: (n) => groupTraces({ ...data.groups,
       names: chosen.map(([name]) => name.slice(kind.length + 1)), values: chosen.map(([, place]) => data.groups.values[place]) }, n) });
   }
   if (!rows.length) return nothing(element);
@@ -101,14 +116,15 @@ function drawOverTime(element, data) {
   layout.height = height + layout.margin.t + layout.margin.b;
   layout.barmode = "stack";
   layout.xaxis = axis({ type: "date", anchor: `y${rows.length}`, domain: [0, 1], side: "bottom" });
-  const traces = [];
+  const traces = [], width = (element.clientWidth || 900) - layout.margin.l - layout.margin.r;
   rows.forEach((row, place) => {
     layout[`yaxis${place + 1}`] = axis({ domain: spans[place], anchor: "x", nticks: 4, fixedrange: true, tickformat: row.axis ? undefined : "~g", ...row.axis });
     layout.annotations.push({ text: row.title, x: 0, xref: "paper", y: spans[place][1], yref: "paper", yanchor: "bottom", xanchor: "left",
       showarrow: false, font: { size: 12, color: colour("muted") }, bgcolor: colour("card") });
+    layout.annotations.push(...groupKeys(row.keys ?? [], spans[place][1], width - 9 * row.title.length));
     traces.push(...row.traces(place + 1));
   });
-  const named = namedMarks(data, (element.clientWidth || 900) - layout.margin.l - layout.margin.r);
+  const named = namedMarks(data, width);
   for (const mark of data.marks) {
     layout.shapes.push({ type: "line", x0: local(mark.time), x1: local(mark.time), y0: 0, y1: 1, yref: "paper",
       line: { color: colour(MARKS[mark.kind]), width: 1.2, dash: mark.kind === "incident" ? "dot" : "solid" } });

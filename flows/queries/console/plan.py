@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from statistics import median
 
 from flows.queries.console import overview
@@ -209,7 +210,9 @@ def _window_words(windows: Sequence[StoredWindow], window: str) -> str:
     if chosen is None:
         return "the newest traffic, sampled when the run begins"
     rows = f", {chosen.rows} requests" if chosen.rows is not None else ""
-    return f"the stored window until {chosen.end}{rows}"
+    moment = datetime.fromisoformat(chosen.end).astimezone(UTC) if chosen.end else None
+    end = f"{moment:%Y-%m-%d %H:%M:%S} UTC" if moment else "an unknown time"
+    return f"the stored window until {end}{rows}"
 
 
 def _tries(
