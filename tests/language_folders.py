@@ -95,3 +95,43 @@ def _model(family: str, layers: int, hidden: int, positions: int) -> Any:
     return GPT2LMHeadModel(
         GPT2Config(**common, n_embd=hidden, n_layer=layers, n_head=4, n_positions=positions)
     )
+
+
+def write_chain(folder: Path, starts: str, word: str) -> Path:
+    """Write a model that follows a text's last token alone.
+
+    After a text that ends with one token it writes a word, after any other nothing.
+    """
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    made, width = tokenizer(), 128
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=VOCABULARY,
+            bos_token_id=0,
+            eos_token_id=0,
+            hidden_size=width,
+            intermediate_size=width,
+            num_hidden_layers=1,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=256,
+            tie_word_embeddings=False,
+        )
+    )
+    chain = made.encode(f"{starts}{word}").ids[1:]  # without the token before every text
+    follows = dict.fromkeys(range(VOCABULARY), 0) | dict(zip(chain, [*chain[1:], 0], strict=True))
+    with torch.no_grad():
+        layer = model.model.layers[0]
+        layer.self_attn.o_proj.weight.zero_()
+        layer.mlp.down_proj.weight.zero_()
+        vectors = torch.nn.functional.normalize(torch.randn(VOCABULARY, width))
+        model.model.embed_tokens.weight.copy_(vectors)
+        head = torch.zeros(VOCABULARY, width)
+        for token, following in follows.items():
+            head[following] += vectors[token] * (8 if token in chain else 1)
+        model.lm_head.weight.copy_(head)
+    model.save_pretrained(folder)
+    made.save(str(folder / "tokenizer.json"))
+    return folder

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flows.gateway.generation import TextGenerator
-from flows.gateway.guards import Guards, open_guards
+from flows.gateway.guards import Guards
 from infra.engines.port import Engine
 from infra.errors import BadInput
 from infra.gateway.release import Front
@@ -38,6 +38,11 @@ class TextFront:
 
     def __init__(self, inputs: Inputs, guards: Guards | None = None) -> None:
         self._inputs, self.guards = inputs, guards or Guards()
+
+    @property
+    def takes_long(self) -> bool:
+        """Return whether a model judges the texts before they are feeds."""
+        return self.guards.ask_models
 
     def feeds(self, tensors: Tensors) -> Tensors:
         """Return tokens of texts, in their order; tokens pass as they are."""
@@ -100,6 +105,8 @@ class LanguageFront(TextFront):
 
 class TensorFront:
     """One float32 tensor a request, such as an image: the rows of the only input."""
+
+    takes_long = False
 
     def feeds(self, tensors: Tensors) -> Tensors:
         """Return the tensors as they are."""
@@ -164,6 +171,8 @@ class SpeechFront(TensorFront):
 class RecordFront:
     """Named tensors, as a graph with inputs of its own reads them."""
 
+    takes_long = False
+
     def __init__(self, layout: RecordLayout) -> None:
         self._layout = layout
 
@@ -189,12 +198,15 @@ class RecordFront:
 
 
 def open_front(
-    spec: ModelSpec, inputs: Inputs, layout: RecordLayout | None, engine: Engine
+    spec: ModelSpec,
+    inputs: Inputs,
+    layout: RecordLayout | None,
+    engine: Engine,
+    guards: Guards | None = None,
 ) -> Front:
-    """Return the front of a registered model whose engine this is."""
+    """Return the front of a registered model whose engine this is, behind its guards."""
     if layout is not None:
         return RecordFront(layout)
-    guards = open_guards(spec.serving.guards if spec.serving else ())
     if isinstance(inputs, LanguageInputs):
         return LanguageFront(spec.name, engine, inputs, guards)
     if isinstance(inputs, SpeechInputs):

@@ -14,6 +14,10 @@ from tasks.specs.serving import GuardSpec
 from tasks.trusted_code import load_function, trusted_places
 
 On = Literal["input", "output"]
+Judge = Callable[[str], bool]
+"""From a text to whether it is blocked."""
+ModelJudges = Callable[[str, str], Judge]
+"""From a model's name, and what it is asked, to its safety decisions."""
 _log = logging.getLogger(__name__)
 
 
@@ -28,7 +32,8 @@ class TextGuard:
     name: str
     on: On
     answer: str
-    blocks: Callable[[str], bool]
+    blocks: Judge
+    asks_model: bool = False
 
     def stops(self, text: str) -> bool:
         """Return whether a text is blocked; a guard that breaks lets nothing pass."""
@@ -53,6 +58,11 @@ class Guards:
         """Return the guards of one direction."""
         return tuple(guard for guard in self._guards if guard.on == on)
 
+    @property
+    def ask_models(self) -> bool:
+        """Return whether a text that comes in is judged by a model, which takes a while."""
+        return any(guard.asks_model for guard in self.of("input"))
+
     def require(self, texts: Sequence[str]) -> None:
         """Raise `BlockedText` for texts that may not be read."""
         for text in texts:
@@ -61,17 +71,28 @@ class Guards:
                 raise BlockedText(f"the guard {guard.name} blocks a text: {guard.answer}")
 
 
-def open_guards(specs: Sequence[GuardSpec]) -> Guards:
+def open_guards(specs: Sequence[GuardSpec], models: ModelJudges) -> Guards:
     """Return the guards of a spec.
+
+    Args:
+        specs: What the spec says of them.
+        models: Opens the models that they ask.
 
     Raises:
         Refused: A function lies in no trusted package or folder.
         BadInput: There is no such function.
     """
-    return Guards([TextGuard(spec.name, spec.on, spec.answer, _judging(spec)) for spec in specs])
+    return Guards(
+        [
+            TextGuard(spec.name, spec.on, spec.answer, _judging(spec, models), bool(spec.model))
+            for spec in specs
+        ]
+    )
 
 
-def _judging(spec: GuardSpec) -> Callable[[str], bool]:
+def _judging(spec: GuardSpec, models: ModelJudges) -> Judge:
+    if spec.model is not None:
+        return models(spec.model, spec.prompt)
     if spec.function is not None:
         function = load_function(spec.function, trusted_places(settings().trusted_metrics))
         return lambda text: bool(function(text))

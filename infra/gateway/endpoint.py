@@ -92,7 +92,7 @@ class Endpoint:
             Unavailable: No release answers.
         """
         champion, began = self.current(version), time.perf_counter()
-        feeds = champion.front.feeds(tensors)
+        feeds = await _feeds(champion, tensors)
         champion.signature.check(feeds)
         destination = Destination(champion)
         if version is None:
@@ -180,3 +180,11 @@ class Endpoint:
             self.capture.keep(
                 ServedExchange(request_id, now, latency_ms, release.version, dict(context), payload)
             )
+
+
+async def _feeds(release: ServedRelease, tensors: Tensors) -> Tensors:
+    """Return a graph's feeds; other requests are answered while a model judges the texts."""
+    front = release.front
+    return (
+        await asyncio.to_thread(front.feeds, tensors) if front.takes_long else front.feeds(tensors)
+    )

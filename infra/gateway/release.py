@@ -15,6 +15,11 @@ from infra.gateway.wire.signature import GraphSignature
 class Front(Protocol):
     """What stands between a model's users and its graph."""
 
+    @property
+    def takes_long(self) -> bool:
+        """Return whether `feeds` is to be called from a thread, as a model judges there."""
+        ...
+
     def feeds(self, tensors: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
         """Return the graph's feeds; tensors that the graph reads as they are pass.
 

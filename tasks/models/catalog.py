@@ -287,6 +287,7 @@ def register(spec_path: Path) -> RegisteredModel:
     digest = sha256(canonical({name: sha256(data) for name, data in files.items()}))
     check_files(spec, files, untouched)
     require_core(spec, files.get(TOKENIZER))
+    require_judges(spec)
     replay = read_replay(spec, base)
     with settings().weights().published(weight_files(files[FULL_PRECISION])):
         for name, data in files.items():
@@ -331,6 +332,22 @@ def require_core(spec: ModelSpec, tokenizer: bytes | None) -> None:
             f"adapter.core: {core} reads texts by another tokenizer than {spec.name}: name the "
             "model that the adapter was trained over"
         )
+
+
+def require_judges(spec: ModelSpec) -> None:
+    """Pass where each model that a guard asks is registered and decides on texts.
+
+    Raises:
+        BadInput: One decides nothing.
+        NotFound: One is not registered.
+    """
+    guards = spec.serving.guards if spec.serving else ()
+    for name in {guard.model for guard in guards if guard.model} - {spec.name}:
+        if not read_spec(name, current_digest(name)).decides_safety:
+            raise BadInput(
+                f"serving.guards: {name} decides on no texts: name a language model, or a model of "
+                "texts with a golden.safety_head"
+            )
 
 
 def open_model(name: str) -> RegisteredModel:

@@ -7,6 +7,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from infra.identifiers import ModelName
+
 Name = Annotated[str, Field(min_length=1)]
 Higher = Literal["full-precision", "previous"]
 
@@ -86,18 +88,23 @@ class DeliverySpec(_ServingModel):
 
 
 class GuardSpec(_ServingModel):
-    """What may not pass: a text that a pattern is found in, or that a trusted function blocks."""
+    """What may not pass: what a pattern is found in, or a trusted function or a model blocks."""
 
     name: str = Field(pattern=r"^[a-z][a-z0-9-]{0,40}$")
     on: Literal["input", "output"]
     pattern: str | None = Field(default=None, min_length=1)  # a regular expression, searched for
     function: str | None = None  # package.module:name, from a text to whether it is blocked
+    # Whose safety decision counts: this model's own, or that of another registered one.
+    model: ModelName | None = None
+    prompt: str = "{text}"  # what a language model is asked; it blocks where "blocked" comes first
     answer: str = "This cannot be answered."  # what is said instead
 
     @model_validator(mode="after")
     def _judges_one_way(self) -> Self:
-        if (self.pattern is None) == (self.function is None):
-            raise ValueError(f"guard {self.name}: give exactly one of pattern and function")
+        if sum(way is not None for way in (self.pattern, self.function, self.model)) != 1:
+            raise ValueError(f"guard {self.name}: give exactly one of pattern, function and model")
+        if "{text}" not in self.prompt:
+            raise ValueError(f"guard {self.name}: its prompt has no {{text}}")
         try:
             re.compile(self.pattern or "")
         except re.error as error:

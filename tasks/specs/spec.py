@@ -323,7 +323,16 @@ class ModelSpec(_SpecModel):
     def _guards_fit_task(self) -> Self:
         if self.serving and self.serving.guards and TRAITS[self.task].reads != "text":
             raise ValueError(f"serving.guards are of texts, which {self.task} does not read")
+        asked = {guard.model for guard in self.serving.guards} if self.serving else set()
+        if self.name in asked and not self.decides_safety:
+            raise ValueError("serving.guards ask this model, which has no golden.safety_head")
         return self
+
+    @property
+    def decides_safety(self) -> bool:
+        """Return whether the model says of a text whether it is blocked."""
+        reads_texts = TRAITS[self.task].reads == "text"
+        return reads_texts and (self.task is Task.CAUSAL_LM or self.golden.safety_head is not None)
 
     @model_validator(mode="after")
     def _fallback_fits_task(self) -> Self:

@@ -6,6 +6,7 @@ a sentence, never left out silently.
 
 from __future__ import annotations
 
+import asyncio
 import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
@@ -164,7 +165,7 @@ class _Answer:
         given out whole, once they let it pass.
         """
         front = _front(self.release)
-        refusal = self._refusal(front, "input", self.asked.text)
+        refusal = await self._refusal(front, "input", self.asked.text)
         if refusal is not None:
             yield refusal
             return
@@ -174,13 +175,13 @@ class _Answer:
                 yield piece
             return
         text = "".join([piece async for piece in pieces])
-        yield self._refusal(front, "output", text) or text
+        yield await self._refusal(front, "output", text) or text
 
-    def _refusal(self, front: LanguageFront, on: On, text: str) -> str | None:
+    async def _refusal(self, front: LanguageFront, on: On, text: str) -> str | None:
         """Return a guard's answer; None where the text passes."""
         if not front.guards.of(on):
             return None
-        guard = front.guards.stopping(on, text)
+        guard = await asyncio.to_thread(front.guards.stopping, on, text)
         model, tier = self.endpoint.model, self.destination.tier
         self.endpoint.metrics.guarded(model, on, tier, guard.name if guard else "")
         if guard is None:

@@ -11,6 +11,9 @@ from weakref import WeakValueDictionary
 import numpy as np
 
 from flows.gateway.fronts import open_front
+from flows.gateway.guards import Guards, Judge, open_guards
+from flows.gateway.judging import FollowedJudge, model_judge
+from infra.engines.port import Engine
 from infra.engines.released import load_released
 from infra.errors import Refused
 from infra.gateway.release import ServedRelease
@@ -22,14 +25,18 @@ from infra.settings import Settings
 from tasks.models.catalog import RegisteredModel
 from tasks.models.inputs import Inputs
 from tasks.models.source_files import FULL_PRECISION
-from tasks.promotion.ledger import LedgerEntry
+from tasks.promotion import journal
+from tasks.promotion.ledger import LedgerEntry, champion
 from tasks.promotion.release import CPU_PLAN, GRAPH
 from tasks.records import Payload
 from tasks.specs.registration import current_digest
+from tasks.specs.traits import TRAITS
 
 SMOKE_CASES = 4
 REFERENCE = "full-precision"
 """The version that answers of the full-precision tier name."""
+GuardsOf = Callable[[RegisteredModel, Engine], Guards]
+"""From a model, and the engine that answers, to what guards it."""
 
 
 class OpenReleases:
@@ -70,7 +77,7 @@ class OpenReleases:
 
         def load() -> ServedRelease:
             with run_scope():  # its plan is read once
-                return _loaded(bundle, registered, str(entry.version))
+                return _loaded(bundle, registered, str(entry.version), self._guards)
 
         served = self._open(registered, bundle.digest, load)
         version = str(entry.version)
@@ -78,7 +85,27 @@ class OpenReleases:
 
     def reference(self, registered: RegisteredModel) -> ServedRelease:
         """Return the full-precision graph as a release of its own."""
-        return self._open(registered, REFERENCE, lambda: _reference(registered))
+        return self._open(registered, REFERENCE, lambda: _reference(registered, self._guards))
+
+    def standing(self, model: str) -> ServedRelease:
+        """Return the champion's release of any model; until it has one, full precision's."""
+        registered, head = self.registered(model), champion(journal.read(model))
+        return self.reference(registered) if head is None else self.release(registered, head)
+
+    def _guards(self, registered: RegisteredModel, engine: Engine) -> Guards:
+        """Return a release's guards; a model's own decisions are those of its engine."""
+        serving = registered.spec.serving
+        if serving is None or TRAITS[registered.spec.task].reads != "text":
+            return Guards()
+
+        def judge(model: str, prompt: str) -> Judge:
+            if model == registered.name:
+                return model_judge(registered, engine, prompt)
+            return FollowedJudge(
+                lambda: (self.registered(model), self.standing(model).engine), prompt
+            )
+
+        return open_guards(serving.guards, judge)
 
     def _open(
         self, registered: RegisteredModel, name: str, load: Callable[[], ServedRelease]
@@ -91,7 +118,9 @@ class OpenReleases:
             return served
 
 
-def _loaded(bundle: Release, registered: RegisteredModel, version: str) -> ServedRelease:
+def _loaded(
+    bundle: Release, registered: RegisteredModel, version: str, guards: GuardsOf
+) -> ServedRelease:
     """Verify every file of a bundle, load its engine, and let it answer golden cases."""
     for name in bundle.files:
         bundle.file(name)
@@ -104,14 +133,17 @@ def _loaded(bundle: Release, registered: RegisteredModel, version: str) -> Serve
         _target(bundle, spec.targets),
         engine,
         read_signature(bundle.file(CPU_PLAN if CPU_PLAN in bundle.files else GRAPH)),
-        open_front(spec, inputs, registered.layout, engine),
+        open_front(spec, inputs, registered.layout, engine, guards(registered, engine)),
     )
     require_answers(served, inputs, [case.payload for case in registered.golden.cases])
     return served
 
 
-def _reference(registered: RegisteredModel) -> ServedRelease:
+def _reference(registered: RegisteredModel, guards: GuardsOf) -> ServedRelease:
     engine = registered.open_reference()
+    front = open_front(
+        registered.spec, registered.inputs, registered.layout, engine, guards(registered, engine)
+    )
     return ServedRelease(
         registered.name,
         REFERENCE,
@@ -119,7 +151,7 @@ def _reference(registered: RegisteredModel) -> ServedRelease:
         "onnxruntime-cpu",
         engine,
         read_signature(registered.file(FULL_PRECISION)),
-        open_front(registered.spec, registered.inputs, registered.layout, engine),
+        front,
     )
 
 

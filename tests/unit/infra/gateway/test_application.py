@@ -43,6 +43,8 @@ class Engine:
 class Plain:
     """A front that passes tensors and keeps none."""
 
+    takes_long: bool = False
+
     def feeds(self, tensors: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
         return tensors
 
