@@ -7,6 +7,7 @@ same deployments.
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -94,6 +95,7 @@ def trigger(
     actor: str | None = None,
     key: str | None = None,
     deployment: str | None = None,
+    past_crashes: bool = False,
 ) -> Triggered:
     """Start a deployment's run; the same `key` again returns the run it started before.
 
@@ -103,6 +105,7 @@ def trigger(
         actor: Who authenticated and asked for it; signed, so that the run can show it.
         key: Idempotency key; left out, a fresh one.
         deployment: Name of the deployment; left out, the flow's own that takes any model.
+        past_crashes: Whether a run that broke off counts as none, so that another starts.
 
     Raises:
         NotFound: It is not deployed.
@@ -113,13 +116,17 @@ def trigger(
     try:
         with get_client(sync_client=True) as client:
             applied = client.read_deployment_by_name(name)
-            run = client.create_flow_run_from_deployment(
+            start = partial(
+                client.create_flow_run_from_deployment,
                 applied.id,
                 parameters=dict(parameters),
                 context=context,
-                idempotency_key=key,
                 tags=[str(parameters["model"])] if "model" in parameters else [],
             )
+            run = start(idempotency_key=key)
+            while past_crashes and run.state is not None and run.state.is_crashed():
+                key = f"{key}-again"
+                run = start(idempotency_key=key)
     except ObjectNotFound as exc:
         raise NotFound(
             f"no deployment is called {name}: start `requant up`, or run `requant deploy`"

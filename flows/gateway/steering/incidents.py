@@ -18,8 +18,9 @@ _log = logging.getLogger(__name__)
 def ask_for_maintenance(models: Iterable[str], asked: set[str]) -> None:
     """Start a maintenance run for each incident that is not in `asked`, and put it there.
 
-    The incident's digest is the run's key: whoever asks, and however often, one run starts. What
-    cannot be asked now is asked at the next look.
+    The incident's digest is the run's key: whoever asks, and however often, one run starts, and
+    another one where that broke off, as `requant up` was ended. What cannot be asked now is asked
+    at the next look.
     """
     for model in models:
         try:
@@ -34,6 +35,10 @@ def _ask(model: str, asked: set[str]) -> None:
         return
     if datetime.now(UTC) - incident.since < RECENT:
         trigger(
-            "maintenance", {"model": model}, key=f"incident-{incident.digest}", deployment=model
+            "maintenance",
+            {"model": model},
+            key=f"incident-{incident.digest}",
+            deployment=model,
+            past_crashes=True,
         )
     asked.add(incident.digest)
