@@ -114,6 +114,7 @@ class Settings(BaseSettings):
     gateway_grpc_port: int | None = Field(None, ge=0, le=65535)  # None: the gateway speaks no gRPC
     gateway_models: str = ""  # those that the gateway serves, separated by commas; empty: all
     gateway_capture: float = Field(0.1, ge=0, le=1)  # of served requests, what becomes traffic
+    gateway_workers: int = Field(1, ge=1, le=64)  # processes of `requant serve`, behind one port
     gateway_keep_s: float = Field(3600, ge=0)  # that a replaced release stays loaded
     tensorrt_version_compatible: bool = False
     tensorrt_hardware_compatibility: HardwareCompatibility = HardwareCompatibility.NONE

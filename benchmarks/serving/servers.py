@@ -79,6 +79,21 @@ def gateway(plan: bytes) -> Iterator[Server]:
 
 
 @contextmanager
+def two_workers(plan: bytes) -> Iterator[Server]:
+    """Serve the plan by two processes of the product's own application, behind one port."""
+    factory = f"{plan_gateway.__name__}:application"
+    command = (sys.executable, "-m", "uvicorn", "--factory", factory, "--workers", "2")
+    quiet = ("--no-access-log", "--log-level", "warning")
+    with (
+        _file(plan) as path,
+        running(
+            lambda port: (*command, *quiet, "--port", str(port)), READY, {PLAN: str(path)}
+        ) as server,
+    ):
+        yield server
+
+
+@contextmanager
 def granian(plan: bytes) -> Iterator[Server]:
     """Serve the plan by the product's own application, on another server core."""
     factory = f"{plan_gateway.__name__}:application"

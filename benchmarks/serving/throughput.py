@@ -28,12 +28,14 @@ BATCHES = (1, 8)
 SECONDS, QUICK_SECONDS = 3.0, 2.0
 BARE, GATEWAY, MLFLOW = "bare session", "gateway", "mlflow models serve"
 GRANIAN, MLSERVER, JSON = "gateway on Granian", "MLServer", "gateway, JSON"
+WORKERS = "gateway, 2 workers"
 SERVERS: tuple[
     tuple[str, Callable[[bytes], AbstractContextManager[Server]], Callable[[str, Tensors], Call]],
     ...,
 ] = (
     (GATEWAY, servers.gateway, binary),
     (JSON, servers.gateway, as_json),
+    (WORKERS, servers.two_workers, binary),
     (GRANIAN, servers.granian, binary),
     (MLSERVER, servers.mlserver, as_json),
     (MLFLOW, servers.mlflow, of_mlflow),

@@ -29,6 +29,9 @@ def serve(
     models: Annotated[
         list[str] | None, typer.Argument(help="Registered models; left out, all.")
     ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, max=64, help="Processes behind the one port.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Serve champions over the Open Inference Protocol, and follow the ledger; Ctrl-C stops it.
@@ -39,7 +42,10 @@ def serve(
     from flows.gateway.command import serve
 
     serve(
-        settings(), models or (), lambda serving: printing.emit(serving, as_json, printing.fields)
+        settings(),
+        models or (),
+        lambda serving: printing.emit(serving, as_json, printing.fields),
+        workers,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 OF_ITS_MODEL = "{model}"
 """The model of the path or body: `Gateway.endpoint` asks for its viewers."""
+OPEN_S = 90.0
+"""Seconds that one of several workers takes at most to open what it serves before it answers."""
 LOOK_S = 5.0
 """Seconds between two looks at what is registered."""
 
@@ -98,7 +101,7 @@ class ServedModels:
         endpoint = Endpoint(name, batcher, self.metrics, capture, shadows=shadows)
         self.endpoints[name] = endpoint
         follower = Follower(endpoint, self._releases, keep_s=self._settings.gateway_keep_s)
-        deliverer = Deliverer(endpoint, self._releases)
+        deliverer = Deliverer(endpoint, self._releases, judges=self._settings.gateway_workers)
         self._followers += [follower, deliverer]
         capture.start()
         follower.start()
@@ -107,6 +110,8 @@ class ServedModels:
     @asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
         await asyncio.to_thread(self.join)
+        if self.metrics.shared:  # another worker answers until this one can
+            await asyncio.to_thread(self._open_all)
         looking = asyncio.create_task(self._look())
         grpc_server = await self._speak_grpc()
         try:
@@ -121,6 +126,13 @@ class ServedModels:
                 await endpoint.batcher.drain()
                 if endpoint.capture is not None:
                     await asyncio.to_thread(endpoint.capture.close)
+
+    def _open_all(self) -> None:
+        """Wait until each champion was opened, or refused."""
+        until = time.monotonic() + OPEN_S
+        for follower in self._followers:
+            if isinstance(follower, Follower):
+                follower.looked.wait(max(0.0, until - time.monotonic()))
 
     async def _speak_grpc(self) -> GrpcServer | None:
         """Start the gRPC side where a port is set for it."""

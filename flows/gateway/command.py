@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from flows.orchestration.services import GATEWAY, listen, log_of, started
-from infra.errors import NotFound, Unavailable
+from flows.gateway.workers import working
+from infra.errors import NotFound
 from infra.processes.interruption import Interrupted, raise_when_asked
 from infra.settings import Settings
 from tasks.specs.registration import model_names
@@ -20,8 +20,19 @@ class Serving:
     models: tuple[str, ...]
 
 
-def serve(settings: Settings, models: Sequence[str], ready: Callable[[Serving], None]) -> None:
+def serve(
+    settings: Settings,
+    models: Sequence[str],
+    ready: Callable[[Serving], None],
+    workers: int | None = None,
+) -> None:
     """Serve models, or all that are registered, tell the address, and wait.
+
+    Args:
+        settings: Whose workspace.
+        models: Their names; empty: all.
+        ready: Is told the address.
+        workers: Processes behind it; None: as many as the settings say.
 
     Raises:
         NotFound: One is not registered.
@@ -36,13 +47,8 @@ def serve(settings: Settings, models: Sequence[str], ready: Callable[[Serving], 
         )
     chosen = {"REQUANT_GATEWAY_MODELS": ",".join(models)}
     try:
-        with started(settings, {GATEWAY: listen(settings, GATEWAY)}, environment=chosen) as (
-            gateway,
-        ):
+        with working(settings, workers or settings.gateway_workers, chosen) as gateway:
             ready(Serving(gateway.address, tuple(models or registered)))
-            code = gateway.process.wait()
-            raise Unavailable(
-                f"the gateway stopped (exit {code}): see {log_of(settings, GATEWAY.name)}"
-            )
+            gateway.wait()
     except Interrupted:
         return

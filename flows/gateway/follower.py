@@ -59,6 +59,7 @@ class Follower:
         self._tiers = Tiers(endpoint, self._guardian, releases)
         self._replaced: tuple[ServedRelease, float] | None = None  # until when it is kept
         self._not_before = 0.0  # of the monotonic clock
+        self.looked = threading.Event()
         self._ended = threading.Event()
         self._thread = threading.Thread(
             target=self._follow, name=f"follow-{endpoint.model}", daemon=True
@@ -84,6 +85,7 @@ class Follower:
             if champion is None or champion.release is None:
                 return
             if self._answers(champion):
+                self._guardian.follow(entries)
                 self._tiers.follow_core()
             elif time.monotonic() >= self._not_before:
                 self._serve(champion, entries)
@@ -113,5 +115,6 @@ class Follower:
 
     def _follow(self) -> None:
         self.look()
+        self.looked.set()
         while not self._ended.wait(self._poll_s):
             self.look()

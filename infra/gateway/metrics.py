@@ -1,23 +1,29 @@
-"""What the gateway counts, for Prometheus."""
+"""What the gateway counts, for Prometheus; by the client's own files where workers share it."""
 
 from __future__ import annotations
 
+import os
 from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+SHARED = "PROMETHEUS_MULTIPROC_DIR"
+"""The variable that names the folder of the workers' counters; set before Python starts."""
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
 class GatewayMetrics:
-    """Counters of one gateway process."""
+    """Counters of one gateway: of this process, or of all workers together."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
+        self.shared = SHARED in os.environ
         model = ("model",)
         counter = partial(Counter, registry=self._registry)
-        gauge = partial(Gauge, registry=self._registry)
+        # Of several workers the one that is worst, or last, is told.
+        gauge = partial(Gauge, registry=self._registry, multiprocess_mode="max")
         histogram = partial(Histogram, registry=self._registry)
         self._requests = counter(
             "requant_gateway_requests",
@@ -61,7 +67,10 @@ class GatewayMetrics:
             (*model, "on", "tier", "blocked_by"),
         )
         self._waiting = gauge(
-            "requant_gateway_waiting_requests", "Requests that wait for a run to begin.", model
+            "requant_gateway_waiting_requests",
+            "Requests that wait for a run to begin.",
+            model,
+            multiprocess_mode="sum",
         )
         self._version = gauge(
             "requant_gateway_version", "Version of the release that answers.", model
@@ -125,4 +134,8 @@ class GatewayMetrics:
 
     def exposition(self) -> bytes:
         """Return all of it in Prometheus' text format."""
-        return generate_latest(self._registry)
+        if not self.shared:
+            return generate_latest(self._registry)
+        together = CollectorRegistry()
+        MultiProcessCollector(together)  # type: ignore[no-untyped-call]
+        return generate_latest(together)

@@ -89,10 +89,11 @@ class _Attempt:
     trial: Trial
     observer: CandidateObserver
     least: dict[str, float]
+    judges: int = 1
 
     def evaluation(self) -> StepEvaluation:
         """Judge what was measured of this step so far."""
-        alpha = self.spec.false_verdicts / (len(self.delivery.shares) + 1)
+        alpha = self.spec.false_verdicts / (len(self.delivery.shares) + 1) / self.judges
         return evaluated(self.observer.notes.all(), self.least, alpha)
 
 
@@ -100,8 +101,22 @@ class Deliverer:
     """What brings candidates of one endpoint forward, and back."""
 
     def __init__(
-        self, endpoint: Endpoint, releases: OpenReleases, *, look_s: float = LOOK_S
+        self,
+        endpoint: Endpoint,
+        releases: OpenReleases,
+        *,
+        look_s: float = LOOK_S,
+        judges: int = 1,
     ) -> None:
+        """Bring forward what the ledger says.
+
+        Args:
+            endpoint: Whose candidates.
+            releases: What the process has open.
+            look_s: Seconds between two looks.
+            judges: Processes that judge a step, each by its own sample.
+        """
+        self._judges = judges
         self._endpoint, self._releases, self._look_s = endpoint, releases, look_s
         self._journal = journal.open_journal(endpoint.model)
         self._attempt: _Attempt | None = None
@@ -183,7 +198,7 @@ class Deliverer:
         trial = Trial(candidate, base, share, observer, reference)
         decides = compared.decides
         least = dict(least_scores(spec, compared=compares, decides=decides))
-        return _Attempt(delivery, spec, registered, trial, observer, least)
+        return _Attempt(delivery, spec, registered, trial, observer, least, self._judges)
 
     def _base(
         self, entries: Sequence[LedgerEntry], delivery: Delivery, registered: RegisteredModel

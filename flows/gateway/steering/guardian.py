@@ -121,6 +121,7 @@ class Guardian:
         self._fell: float | None = None  # of the monotonic clock; None: the champion answers
         self._falls = 0
         self._unwritten: tuple[float, str, tuple[str, ...]] | None = None  # due, reason, limits
+        self._told = ""  # digest of the newest entry about the champion's traffic
         self._lock = threading.Lock()
         self._ended = threading.Event()
         self._thread = threading.Thread(
@@ -141,7 +142,7 @@ class Guardian:
             steering = self._endpoint.steering
             self._observer = observer
             steering.observer, steering.fallback = observer, fallback
-            self._fell, self._unwritten, self._falls = None, None, 0
+            self._fell, self._unwritten, self._falls, self._told = None, None, 0, ""
             self._watch = None if observer is None else watching(observer.spec)
             self._set_fallen(False)
 
@@ -154,13 +155,35 @@ class Guardian:
         with self._lock:
             if self._observer is None:
                 return
-            release = self._observer.champion.digest
-            self._falls = incidents.falls_of(entries, release)
-            incident = incidents.open_incident(entries, release)
-            if incident is not None:
-                gone = (datetime.now(UTC) - incident.since).total_seconds()
-                self._fell = time.monotonic() - max(gone, 0.0)
-                self._set_fallen(True)
+            self._told = incidents.newest(entries, self._observer.champion.digest)
+            self._take_up(entries, self._observer)
+
+    def follow(self, entries: Sequence[LedgerEntry]) -> None:
+        """Move as another process that serves this champion wrote that its traffic did."""
+        with self._lock:
+            observer = self._observer
+            if observer is None or self._unwritten is not None:
+                return
+            newest = incidents.newest(entries, observer.champion.digest)
+            if newest == self._told:  # also where what this process wrote is not read yet
+                return
+            self._told = newest
+            if self._take_up(entries, observer) != (self._fell is not None):
+                self._set_fallen(False)
+                self._fell, self._watch = None, watching(observer.spec)
+
+    def _take_up(self, entries: Sequence[LedgerEntry], observer: ChampionObserver) -> bool:
+        """Return whether an incident stands open, and let traffic leave where it does."""
+        release = observer.champion.digest
+        self._falls = incidents.falls_of(entries, release)
+        incident = incidents.open_incident(entries, release)
+        if incident is None:
+            return False
+        if self._fell is None:
+            gone = (datetime.now(UTC) - incident.since).total_seconds()
+            self._fell, self._watch = time.monotonic() - max(gone, 0.0), watching(observer.spec)
+            self._set_fallen(True)
+        return True
 
     def look(self) -> None:
         """Judge what was answered since the last look; nothing is raised."""

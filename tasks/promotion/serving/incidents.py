@@ -33,6 +33,11 @@ def open_incident(entries: Sequence[LedgerEntry], release: str) -> ServingIncide
     return _incident(newest)
 
 
+def newest(entries: Sequence[LedgerEntry], release: str) -> str:
+    """Return the digest of the newest entry about a release's traffic; empty where none is."""
+    return next((entry.digest for entry in reversed(entries) if _is_about(entry, release)), "")
+
+
 def latest_incident(entries: Sequence[LedgerEntry]) -> ServingIncident | None:
     """Return the newest incident, over or not."""
     falls = (entry for entry in reversed(entries) if entry.kind is EntryKind.FELL_BACK)

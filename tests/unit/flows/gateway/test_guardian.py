@@ -56,6 +56,42 @@ def test_an_incident_is_written_once_and_stands_after_a_restart(workspace: Setti
     assert another.steering.fallen
 
 
+def test_what_one_process_wrote_moves_another_that_serves_the_same_champion(
+    workspace: Settings,
+) -> None:
+    _, guardian, observer = guarded()
+    another, follower, _ = guarded()
+    before = journal.read("m")
+    broken(observer)
+    guardian.look()
+    follower.follow(journal.read("m"))
+    assert another.steering.fallen
+    time.sleep(0.06)
+    for _ in range(60):
+        observer.answered(CHAMPION, 0.01)
+    guardian.look()
+    guardian.follow(before)  # read before it wrote: it moves back for nothing that is over
+    follower.follow(journal.read("m"))
+    assert not another.steering.fallen
+    assert len(journal.read("m")) == 2
+
+
+def test_a_process_does_not_follow_what_it_wrote_itself_as_it_was_before(
+    workspace: Settings,
+) -> None:
+    endpoint, guardian, observer = guarded()
+    broken(observer)
+    guardian.look()
+    guardian.follow(journal.read("m"))
+    fallen = journal.read("m")
+    time.sleep(0.06)
+    for _ in range(60):
+        observer.answered(CHAMPION, 0.01)
+    guardian.look()
+    guardian.follow(fallen)
+    assert not endpoint.steering.fallen
+
+
 def test_the_champion_comes_back_when_its_probes_kept_the_limits(workspace: Settings) -> None:
     endpoint, guardian, observer = guarded()
     broken(observer)
