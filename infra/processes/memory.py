@@ -1,6 +1,8 @@
 """How much memory this process may still take: the host's, or less by a container's limit."""
 
+import ctypes
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from infra.errors import Unavailable
@@ -31,6 +33,16 @@ def require_memory(needed: int, what: str, mend: str, root: Path = Path("/")) ->
             f"{what} needs about {needed / 1e9:.1f} GB of memory, "
             f"and this process can have {free / 1e9:.1f} GB: {mend}"
         )
+
+
+def return_freed() -> None:
+    """Give the system back what this process freed and its allocator keeps.
+
+    glibc keeps pieces of many sizes, which the next arrays may not fit, and takes others beside
+    them. Other allocators are left as they are.
+    """
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def _free(meminfo: Path) -> int | None:

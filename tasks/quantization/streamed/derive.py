@@ -19,6 +19,7 @@ import psutil
 
 from infra.canonical import sha256
 from infra.errors import BadInput
+from infra.processes.memory import return_freed
 from tasks.quantization.compressed.layer import described, require_package
 from tasks.quantization.recipe.recipe import Recipe
 from tasks.quantization.streamed.activations import rounding_activations
@@ -226,6 +227,8 @@ class _Derivation:
             made.add(decoder.prefix(layer), quantized, self._quantizer.kept(layer))
             made.resumed += state is not None
             self._pass_quantized(layer, quantized)
+            del state, quantized
+            return_freed()
         return made
 
     def judged(self) -> tuple[JudgedGroup, ...]:
