@@ -1,6 +1,10 @@
 """What MLflow and Evidently show of a loop that really ran: nobody opens them on an empty page."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 
 import pytest
 
@@ -74,11 +78,20 @@ def test_a_versions_page_leads_to_the_run_that_made_it_or_says_what_is_missing(
     guarded = Guard(create_app(secret), "console", secret)
     with TestClient(guarded, base_url=CONSOLE, headers=key, follow_redirects=False) as client:
         nowhere = client.get(place)
-        with announced(ran, {"mlflow": "http://127.0.0.1:5000"}):
+        with answering() as address, announced(ran, {"mlflow": address}):
             led, gone = client.get(place), client.get(place.replace("/1/", "/99/"))
     assert (nowhere.status_code, gone.status_code) == (404, 404)
     assert "no MLflow runs beside this console" in nowhere.text
-    assert led.headers["location"].startswith("http://127.0.0.1:5000/#/experiments/1/runs/")
+    assert led.headers["location"].startswith(f"{address}/#/experiments/1/runs/")
+
+
+@contextmanager
+def answering() -> Iterator[str]:
+    """Let something answer, as MLflow would that is up."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
 
 
 def test_mlflow_says_which_run_made_a_version_for_which_window_and_what_the_ledger_said(
