@@ -69,8 +69,10 @@ class OnDask:
             try:
                 answer = future.result(timeout=LONELY_S)
             except TimeoutError:
-                if future.done():  # then the work itself timed out
+                if future.status == "error":  # then the work itself timed out
                     raise
+                if future.done():  # just after the time was over
+                    continue
                 if lonely and not self._present():
                     raise self._unavailable(
                         "has no workers any more: start some with `dask worker`"

@@ -7,6 +7,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
@@ -15,6 +16,7 @@ from distributed.comm import connect
 
 from infra.cluster import MANY, InProcess, Mapper, open_mapper
 from infra.cluster.port import TRIES
+from infra.cluster.workers import OnDask
 from infra.errors import BadInput, Unavailable
 from infra.settings import Settings, settings
 from tests.clusters import Cluster, cluster
@@ -236,6 +238,23 @@ def test_a_scheduler_that_ends_in_the_middle_is_said_to_be_lost(
         running.scheduler.kill()
         with pytest.raises(Unavailable, match=running.address):
             list(results)
+
+
+def test_a_result_that_comes_as_its_time_is_over_is_taken() -> None:
+    class Late:
+        status, asked = "finished", 0
+
+        def done(self) -> bool:
+            return True
+
+        def result(self, timeout: float) -> int:
+            self.asked += 1
+            if self.asked == 1:
+                raise TimeoutError(timeout)
+            return 7
+
+    mapper: Any = OnDask(None, "tcp://127.0.0.1:1", {})  # type: ignore[arg-type]
+    assert mapper._result(Late(), square) == 7
 
 
 def test_workers_of_this_machine_take_no_orders_from_others() -> None:
