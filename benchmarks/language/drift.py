@@ -190,15 +190,24 @@ def _derived(
     return ours.derived(material.subject, recipe, observed, champion)
 
 
-def _row(material: DriftMaterial, name: str, candidate: Candidate) -> DriftRow:
-    plan = candidate.lowered("u8")
-    started = perf_counter()
-    engine = open_target("onnxruntime-cpu").load(plan)
-    inputs, ratios, agreements = language_inputs(material.subject.inputs), {}, {}
+def judged(
+    material: DriftMaterial, engine: Engine
+) -> tuple[Mapping[str, float], Mapping[str, float]]:
+    """Return perplexity over full precision's and agreement with it, by kind of text."""
+    inputs = language_inputs(material.subject.inputs)
+    ratios, agreements = dict[str, float](), dict[str, float]()
     for kind, texts in material.judged.items():
         both = compare(material.reference, engine, inputs, texts)
         ratios[kind] = float(np.exp((both.candidate_loss - both.reference_loss).mean()))
         agreements[kind] = float(both.agreement.mean())
+    return ratios, agreements
+
+
+def _row(material: DriftMaterial, name: str, candidate: Candidate) -> DriftRow:
+    plan = candidate.lowered("u8")
+    started = perf_counter()
+    engine = open_target("onnxruntime-cpu").load(plan)
+    ratios, agreements = judged(material, engine)
     sys.stderr.write(f"judged in {perf_counter() - started:.0f} s\n")
     return DriftRow(
         name,

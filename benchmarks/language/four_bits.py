@@ -10,18 +10,24 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
 
-import numpy as np
 import onnx
 
 from benchmarks.harness import ours
 from benchmarks.harness.table import Goal, ResultTable, column
 from benchmarks.language import smollm2
-from benchmarks.language.drift import AWAY, CODE, FULL, HOME, QUICK, DriftMaterial, open_material
+from benchmarks.language.drift import (
+    AWAY,
+    CODE,
+    FULL,
+    HOME,
+    QUICK,
+    DriftMaterial,
+    judged,
+    open_material,
+)
 from benchmarks.language.held_out import BLOCK, INT4, MIXED, RTN, peers
 from infra.engines import open_target
 from infra.weights.naming import whole_size
-from tasks.models.inputs import language_inputs
-from tasks.models.language.comparison import compare
 from tasks.observation.observer import MANY_ROWS
 from tasks.quantization.graph.lowering import lower
 from tasks.quantization.recipe.catalog import find_recipe
@@ -73,18 +79,11 @@ def _rows(material: DriftMaterial, recipes: Sequence[str]) -> Iterator[FourBitsR
 def _row(material: DriftMaterial, name: str, graph: onnx.ModelProto, seconds: float) -> FourBitsRow:
     plan = graph.SerializeToString()
     engine = open_target("onnxruntime-cpu").load(plan)
-    inputs = language_inputs(material.subject.inputs)
-    found = {
-        kind: compare(material.reference, engine, inputs, texts)
-        for kind, texts in material.judged.items()
-    }
-    ratios = {
-        kind: float(np.exp((both.candidate_loss - both.reference_loss).mean()))
-        for kind, both in found.items()
-    }
-    agreement = float(found[HOME].agreement.mean())
+    ratios, agreements = judged(material, engine)
     size = whole_size(plan) / 1e6
-    return FourBitsRow(name, ratios[HOME], ratios[AWAY], ratios[CODE], agreement, size, seconds)
+    return FourBitsRow(
+        name, ratios[HOME], ratios[AWAY], ratios[CODE], agreements[HOME], size, seconds
+    )
 
 
 def _goals(rows: Sequence[FourBitsRow]) -> tuple[Goal, ...]:

@@ -29,10 +29,15 @@ def register_core(settings: Settings, example: str, tokenizer: bytes) -> None:
 def test_the_same_task_and_tokenizer_pass(workspace: Settings) -> None:
     register_core(workspace, "lm", b"words")
     require_core(TICKETS, b"words")
+    with pytest.raises(BadInput):
+        require_core(TICKETS, b"other words")
 
 
 def test_a_core_that_is_not_registered_yet_passes(workspace: Settings) -> None:
     require_core(TICKETS, b"words")
+    register_core(workspace, "minilm", b"words")
+    with pytest.raises(BadInput):
+        require_core(TICKETS, b"words")
 
 
 @pytest.mark.parametrize(
