@@ -5,6 +5,7 @@ import os
 from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -343,10 +344,32 @@ def read_settings() -> Settings:
         raise BadInput(f"settings: {wrong}") from exc
 
 
-@lru_cache(maxsize=1)
-def settings() -> Settings:
-    """Return the settings, read once per process."""
-    return read_settings()
+class _ReadOnce:
+    """Reads this process's settings once, until it is told to forget them.
+
+    A reading that another thread began before `cache_clear` is forgotten too: `lru_cache` would
+    keep it, and the next request would be answered from another workspace.
+    """
+
+    def __init__(self) -> None:
+        self._held: Settings | None = None
+        self._reading = Lock()
+
+    def __call__(self) -> Settings:
+        held = self._held
+        if held is None:
+            with self._reading:
+                held = self._held = self._held or read_settings()
+        return held
+
+    def cache_clear(self) -> None:
+        """Forget them: the next call reads the environment again."""
+        with self._reading:
+            self._held = None
+
+
+settings = _ReadOnce()
+"""Call it for the settings of this process."""
 
 
 def use_cluster(cluster: str | None) -> None:

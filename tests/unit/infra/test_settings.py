@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event, current_thread, main_thread
 
 import pytest
 
+import infra.settings as module
 from infra.errors import BadInput
-from infra.settings import LOCAL, NONE, QUIET, read_settings, use_cluster
+from infra.settings import (
+    LOCAL,
+    NONE,
+    QUIET,
+    Settings,
+    read_settings,
+    settings,
+    use_cluster,
+    use_workspace,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -94,3 +106,30 @@ def test_a_container_whose_user_has_no_name_still_has_an_actor(
 def test_no_dependency_reports_home() -> None:
     assert QUIET["DO_NOT_TRACK"] == "1"
     assert QUIET["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] == "false"
+
+
+def test_a_reading_that_began_before_the_workspace_changed_is_forgotten(
+    workspace: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread that reads while the workspace changes must not decide what others are told."""
+    read, began, other_reads, stored = module.read_settings, Event(), Event(), Event()
+
+    def slowly() -> Settings:
+        found = read()
+        if current_thread() is main_thread():
+            other_reads.set()
+            stored.wait(0.5)
+        else:
+            began.set()
+            other_reads.wait(0.5)
+        return found
+
+    monkeypatch.setattr(module, "read_settings", slowly)
+    settings.cache_clear()
+    with ThreadPoolExecutor(1) as pool:
+        old = pool.submit(settings)
+        old.add_done_callback(lambda _: stored.set())
+        began.wait()
+        chosen = use_workspace(tmp_path / "other")
+    assert old.result().root == workspace.root
+    assert settings().root == chosen.root == tmp_path / "other"
