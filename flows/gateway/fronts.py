@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -41,7 +41,7 @@ class TextFront:
 
     @property
     def takes_long(self) -> bool:
-        """Return whether a model judges the texts before they are feeds."""
+        """Return whether a model judges the texts before they are read."""
         return self.guards.ask_models
 
     def feeds(self, tensors: Tensors) -> Tensors:
@@ -54,9 +54,7 @@ class TextFront:
 
         Raises:
             BadInput: There are none, or more than go through the engine at once.
-            BlockedText: One may not be read.
         """
-        self.guards.require(texts)
         if not 0 < len(texts) <= MOST_TEXTS:
             raise BadInput(f"{len(texts)} texts were sent: send 1 to {MOST_TEXTS} at a time")
         batches = list(self._inputs.batches(texts))
@@ -64,6 +62,10 @@ class TextFront:
             raise BadInput(f"{len(texts)} texts do not go through the engine at once: send fewer")
         order = np.argsort(batches[0].cases)
         return {name: values[order] for name, values in batches[0].feeds.items()}
+
+    def admit(self, tensors: Tensors, tell: Callable[[str], object]) -> None:
+        """Raise `BlockedText` where a guard of this release blocks one of the texts."""
+        self.guards.require(texts_of(tensors) or (), tell)
 
     def count(self, texts: Sequence[str]) -> int:
         """Count the tokens of some texts."""
@@ -111,6 +113,9 @@ class TensorFront:
     def feeds(self, tensors: Tensors) -> Tensors:
         """Return the tensors as they are."""
         return tensors
+
+    def admit(self, tensors: Tensors, tell: Callable[[str], object]) -> None:
+        """Let all pass: guards judge texts alone."""
 
     def payloads(self, tensors: Tensors) -> Sequence[Payload] | None:
         """Return each row; None where there is not one input of floats."""
@@ -179,6 +184,9 @@ class RecordFront:
     def feeds(self, tensors: Tensors) -> Tensors:
         """Return the tensors as they are."""
         return tensors
+
+    def admit(self, tensors: Tensors, tell: Callable[[str], object]) -> None:
+        """Let all pass: guards judge texts alone."""
 
     def payloads(self, tensors: Tensors) -> Sequence[Payload] | None:
         """Return one record for each of the batch; None where the tensors are not the layout's."""

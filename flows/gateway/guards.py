@@ -63,10 +63,11 @@ class Guards:
         """Return whether a text that comes in is judged by a model, which takes a while."""
         return any(guard.asks_model for guard in self.of("input"))
 
-    def require(self, texts: Sequence[str]) -> None:
-        """Raise `BlockedText` for texts that may not be read."""
-        for text in texts:
+    def require(self, texts: Sequence[str], tell: Callable[[str], object]) -> None:
+        """Raise `BlockedText` for a text that may not be read; `tell` takes each one's guard."""
+        for text in texts if self.of("input") else ():
             guard = self.stopping("input", text)
+            tell(guard.name if guard else "")
             if guard is not None:
                 raise BlockedText(f"the guard {guard.name} blocks a text: {guard.answer}")
 

@@ -86,17 +86,19 @@ class Endpoint:
         """Answer one request, by the tier that it belongs to, and sample it.
 
         Raises:
-            BadInput: The model does not read the tensors, or has no such tier.
+            BadInput: The model does not read the tensors, a guard blocks one, or there is no such
+                tier.
             Overloaded: Too many requests wait.
             TooSlow: It took longer than a request is given.
             Unavailable: No release answers.
         """
         champion, began = self.current(version), time.perf_counter()
-        feeds = await _feeds(champion, tensors)
+        feeds = champion.front.feeds(tensors)
         champion.signature.check(feeds)
         destination = Destination(champion)
         if version is None:
             destination = self.steering.destination(champion, asking, length_of(feeds))
+        await self._admit(destination, tensors)
         try:
             async with asyncio.timeout(self.timeout_s):
                 answered = await self._steered(
@@ -116,6 +118,18 @@ class Endpoint:
         payloads = partial(release.front.payloads, tensors)
         self.sample(release, payloads, asking.context, id, seconds * 1e3)
         return answered
+
+    async def _admit(self, destination: Destination, tensors: Tensors) -> None:
+        """Let the tier that is to answer judge the texts, and count by it what it says.
+
+        Other requests are answered while a model judges.
+        """
+        front = destination.release.front
+        tell = partial(self.metrics.guarded, self.model, "input", destination.tier)
+        if front.takes_long:
+            await asyncio.to_thread(front.admit, tensors, tell)
+        else:
+            front.admit(tensors, tell)
 
     async def _steered(
         self,
@@ -180,11 +194,3 @@ class Endpoint:
             self.capture.keep(
                 ServedExchange(request_id, now, latency_ms, release.version, dict(context), payload)
             )
-
-
-async def _feeds(release: ServedRelease, tensors: Tensors) -> Tensors:
-    """Return a graph's feeds; other requests are answered while a model judges the texts."""
-    front = release.front
-    return (
-        await asyncio.to_thread(front.feeds, tensors) if front.takes_long else front.feeds(tensors)
-    )

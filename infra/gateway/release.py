@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -17,7 +17,7 @@ class Front(Protocol):
 
     @property
     def takes_long(self) -> bool:
-        """Return whether `feeds` is to be called from a thread, as a model judges there."""
+        """Return whether `admit` is to be called from a thread, as a model judges there."""
         ...
 
     def feeds(self, tensors: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
@@ -25,6 +25,18 @@ class Front(Protocol):
 
         Raises:
             BadInput: They are neither.
+        """
+        ...
+
+    def admit(self, tensors: Mapping[str, NDArray[Any]], tell: Callable[[str], object]) -> None:
+        """Let this release's guards judge the texts among the tensors.
+
+        Args:
+            tensors: What was sent.
+            tell: Takes, of each text that was judged, the guard that blocks it; "": it passes.
+
+        Raises:
+            BadInput: A text may not be read.
         """
         ...
 

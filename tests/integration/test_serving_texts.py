@@ -209,11 +209,15 @@ def test_high_stakes_topics_are_answered_in_full_precision_and_guards_count_by_t
 
 def test_a_text_that_a_guard_blocks_is_not_read_as_tensors_either(served: Served) -> None:
     body = {"inputs": [{"name": "t", "shape": [1], "datatype": "BYTES", "data": ["password"]}]}
+    labels = 'blocked_by="secrets",model="speaker",on="input",tier="higher"'
     answer = httpx.post(
-        f"{served.address}/v2/models/speaker/infer", json=body, headers=served.headers
+        f"{served.address}/v2/models/speaker/infer",
+        json=body,
+        headers={**served.headers, "X-Domain": "medical"},
     )
     assert answer.status_code == 400
     assert "the guard secrets blocks a text" in answer.json()["error"]
+    assert served.metric(f"requant_gateway_guarded_texts_total{{{labels}}}") == 1.0
 
 
 def wav(wave: np.ndarray[Any, Any], rate: int) -> bytes:

@@ -48,6 +48,9 @@ class Plain:
     def feeds(self, tensors: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
         return tensors
 
+    def admit(self, tensors: Mapping[str, NDArray[Any]], tell: Any) -> None:
+        pass
+
     def payloads(self, tensors: Mapping[str, NDArray[Any]]) -> None:
         return None
 
