@@ -10,6 +10,7 @@ from typing import cast
 from flows.gateway.guards import Judge
 from infra.engines.port import Engine
 from infra.errors import BadInput
+from infra.gateway.release import ServedRelease
 from tasks.metrics.embeddings import safety_decisions
 from tasks.metrics.generated_text import blocks
 from tasks.models.catalog import RegisteredModel
@@ -48,15 +49,19 @@ def model_judge(registered: RegisteredModel, engine: Engine, prompt: str) -> Jud
 class FollowedJudge:
     """The safety decisions of another model's champion, whichever that is."""
 
-    def __init__(self, opened: Callable[[], tuple[RegisteredModel, Engine]], prompt: str) -> None:
+    def __init__(
+        self,
+        opened: Callable[[ServedRelease | None], tuple[RegisteredModel, ServedRelease]],
+        prompt: str,
+    ) -> None:
         """Decide nothing yet.
 
         Args:
-            opened: Returns the model and the engine that decides now; what is open costs little.
+            opened: From what decided last to the model and the release that decides now.
             prompt: What a language model is asked.
         """
         self._opened, self._prompt = opened, prompt
-        self._engine: Engine | None = None
+        self._release: ServedRelease | None = None  # held, so that it stays open
         self._judge: Judge | None = None
         self._until = 0.0  # of the monotonic clock
         self._lock = threading.Lock()
@@ -68,10 +73,10 @@ class FollowedJudge:
     def _current(self) -> Judge:
         with self._lock:
             if self._judge is None or time.monotonic() > self._until:
-                registered, engine = self._opened()
-                if self._judge is None or engine is not self._engine:
-                    self._engine = engine
-                    self._judge = model_judge(registered, engine, self._prompt)
+                registered, release = self._opened(self._release)
+                if self._judge is None or release is not self._release:
+                    self._release = release
+                    self._judge = model_judge(registered, release.engine, self._prompt)
                 self._until = time.monotonic() + FOLLOW_S
             return self._judge
 

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
 
+import numpy as np
 import pytest
 
+from flows.gateway import judging
 from flows.gateway.follower import Follower
+from flows.gateway.steering import opening
 from flows.gateway.steering.opening import OpenReleases
-from infra.errors import Tampered
+from infra.engines.released import load_released
+from infra.errors import BadInput, Tampered
 from infra.gateway.batching import DynamicBatcher
 from infra.gateway.endpoint import Endpoint
 from infra.gateway.metrics import GatewayMetrics
@@ -59,6 +66,55 @@ def test_a_rollback_finds_the_replaced_engine_loaded_for_as_long_as_it_is_kept(
     assert endpoint.release.version == first.version
     if keep_s:
         assert id(endpoint.release.engine) == before
+
+
+@pytest.mark.parametrize("broken", [np.nan, None], ids=["no-number", "raises"])
+def test_a_kept_engine_that_answers_no_more_is_loaded_anew_before_it_takes_traffic(
+    registry_workspace: Settings,
+    two: tuple[ReleaseRef, ReleaseRef],
+    monkeypatch: pytest.MonkeyPatch,
+    broken: float | None,
+) -> None:
+    first, second = two
+    endpoint, follower = following(registry_workspace, 60.0)
+    follower.look()
+    assert endpoint.release is not None
+    kept = endpoint.release.engine
+    promote(second, first.version, "tester", "it passed")
+    follower.look()
+    run = type(kept).run
+
+    def breaks(engine: Any, feeds: Mapping[str, Any]) -> Any:
+        if engine is not kept:
+            return run(engine, feeds)
+        if broken is None:
+            raise RuntimeError("the device is gone")
+        return {name: values * broken for name, values in run(engine, feeds).items()}
+
+    monkeypatch.setattr(type(kept), "run", breaks)
+    roll_back("digits", first.version, "tester", "users complain", "r1")
+    follower.look()
+    assert (endpoint.release.version, endpoint.reason) == (first.version, "")
+    assert endpoint.release.engine is not kept
+
+
+def test_a_model_that_decides_for_guards_is_loaded_once_though_it_is_followed(
+    registry_workspace: Settings,
+    two: tuple[ReleaseRef, ReleaseRef],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(judging, "FOLLOW_S", 0.0)
+    releases, loaded = OpenReleases(registry_workspace), list[str]()
+    monkeypatch.setattr(
+        opening,
+        "load_released",
+        lambda bundle, targets: loaded.append(bundle.digest) or load_released(bundle, targets),
+    )
+    judge = judging.FollowedJudge(partial(releases.standing, "digits"), "{text}")
+    for _ in range(3):
+        with pytest.raises(BadInput, match="no safety head"):
+            judge("a text")
+    assert loaded == [two[0].digest]
 
 
 def test_a_kept_engine_does_not_answer_once_its_manifest_was_changed(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import replace
+from functools import partial
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -23,18 +24,18 @@ from infra.releases import Release
 from infra.run_scope import run_scope
 from infra.settings import Settings
 from tasks.models.catalog import RegisteredModel
-from tasks.models.inputs import Inputs
 from tasks.models.source_files import FULL_PRECISION
 from tasks.promotion import journal
 from tasks.promotion.ledger import LedgerEntry, champion
 from tasks.promotion.release import CPU_PLAN, GRAPH
-from tasks.records import Payload
 from tasks.specs.registration import current_digest
 from tasks.specs.traits import TRAITS
 
-SMOKE_CASES = 4
+SMOKE_CASES, AGAIN_CASES = 4, 1
+"""Golden cases that an engine answers once it is loaded, and again before it is given out anew."""
 REFERENCE = "full-precision"
 """The version that answers of the full-precision tier name."""
+_log = logging.getLogger(__name__)
 GuardsOf = Callable[[RegisteredModel, Engine], Guards]
 """From a model, and the engine that answers, to what guards it."""
 
@@ -43,13 +44,14 @@ class OpenReleases:
     """What a process has open of some models: each release once, while anything holds it.
 
     A release that is open was verified byte by byte when it was loaded. It is given out again once
-    its manifest and signature hold still, so that a rollback to it loads nothing.
+    its manifest and signature hold still and it answers a golden case, so that a rollback to it
+    loads nothing. One that answers no more is loaded anew.
     """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._registered: dict[str, RegisteredModel] = {}
-        self._releases = WeakValueDictionary[tuple[str, str], ServedRelease]()
+        self._releases = WeakValueDictionary[tuple[str, ...], ServedRelease]()
         self._opening = defaultdict[str, threading.RLock](threading.RLock)  # by model
 
     def registered(self, model: str) -> RegisteredModel:
@@ -64,8 +66,19 @@ class OpenReleases:
                 known = self._registered[model] = RegisteredModel(ModelName(model), digest)
             return known
 
-    def release(self, registered: RegisteredModel, entry: LedgerEntry) -> ServedRelease:
+    def release(
+        self,
+        registered: RegisteredModel,
+        entry: LedgerEntry,
+        *,
+        using: ServedRelease | None = None,
+    ) -> ServedRelease:
         """Return the release that an entry names.
+
+        Args:
+            registered: The model.
+            entry: Of its ledger.
+            using: What the caller lets answer already, and is not tried again.
 
         Raises:
             Tampered: A file, or the manifest's signature, does not hold.
@@ -79,18 +92,24 @@ class OpenReleases:
             with run_scope():  # its plan is read once
                 return _loaded(bundle, registered, str(entry.version), self._guards)
 
-        served = self._open(registered, bundle.digest, load)
-        version = str(entry.version)
-        return served if served.version == version else replace(served, version=version)
+        return self._open(registered, (bundle.digest, str(entry.version)), load, using)
 
-    def reference(self, registered: RegisteredModel) -> ServedRelease:
+    def reference(
+        self, registered: RegisteredModel, *, using: ServedRelease | None = None
+    ) -> ServedRelease:
         """Return the full-precision graph as a release of its own."""
-        return self._open(registered, REFERENCE, lambda: _reference(registered, self._guards))
+        return self._open(
+            registered, (REFERENCE,), lambda: _reference(registered, self._guards), using
+        )
 
-    def standing(self, model: str) -> ServedRelease:
-        """Return the champion's release of any model; until it has one, full precision's."""
+    def standing(
+        self, model: str, using: ServedRelease | None = None
+    ) -> tuple[RegisteredModel, ServedRelease]:
+        """Return any model and its champion's release; until it has one, full precision's."""
         registered, head = self.registered(model), champion(journal.read(model))
-        return self.reference(registered) if head is None else self.release(registered, head)
+        if head is None:
+            return registered, self.reference(registered, using=using)
+        return registered, self.release(registered, head, using=using)
 
     def _guards(self, registered: RegisteredModel, engine: Engine) -> Guards:
         """Return a release's guards; a model's own decisions are those of its engine."""
@@ -101,20 +120,23 @@ class OpenReleases:
         def judge(model: str, prompt: str) -> Judge:
             if model == registered.name:
                 return model_judge(registered, engine, prompt)
-            return FollowedJudge(
-                lambda: (self.registered(model), self.standing(model).engine), prompt
-            )
+            return FollowedJudge(partial(self.standing, model), prompt)
 
         return open_guards(serving.guards, judge)
 
     def _open(
-        self, registered: RegisteredModel, name: str, load: Callable[[], ServedRelease]
+        self,
+        registered: RegisteredModel,
+        name: tuple[str, ...],
+        load: Callable[[], ServedRelease],
+        using: ServedRelease | None,
     ) -> ServedRelease:
         with self._opening[registered.name]:
-            served = self._releases.get((registered.digest, name))
-            if served is None:
-                served = self._releases[registered.digest, name] = load()
-                registered.forget_graph()
+            known = self._releases.get((registered.digest, *name))
+            if known is not None and (known is using or _answers_still(known, registered)):
+                return known
+            served = self._releases[registered.digest, *name] = load()
+            registered.forget_graph()
             return served
 
 
@@ -135,7 +157,7 @@ def _loaded(
         read_signature(bundle.file(CPU_PLAN if CPU_PLAN in bundle.files else GRAPH)),
         open_front(spec, inputs, registered.layout, engine, guards(registered, engine)),
     )
-    require_answers(served, inputs, [case.payload for case in registered.golden.cases])
+    require_answers(served, registered, SMOKE_CASES)
     return served
 
 
@@ -144,7 +166,7 @@ def _reference(registered: RegisteredModel, guards: GuardsOf) -> ServedRelease:
     front = open_front(
         registered.spec, registered.inputs, registered.layout, engine, guards(registered, engine)
     )
-    return ServedRelease(
+    served = ServedRelease(
         registered.name,
         REFERENCE,
         registered.source,
@@ -153,11 +175,25 @@ def _reference(registered: RegisteredModel, guards: GuardsOf) -> ServedRelease:
         read_signature(registered.file(FULL_PRECISION)),
         front,
     )
+    require_answers(served, registered, SMOKE_CASES)
+    return served
 
 
-def require_answers(release: ServedRelease, inputs: Inputs, payloads: list[Payload]) -> None:
-    """Raise `Refused` where the engine does not answer some golden cases with numbers."""
-    batch = next(inputs.batches(payloads[:SMOKE_CASES]), None)
+def _answers_still(release: ServedRelease, registered: RegisteredModel) -> bool:
+    """Return whether an engine that was loaded before answers; nothing is raised."""
+    try:
+        require_answers(release, registered, AGAIN_CASES)
+    except Exception as error:  # whatever it is, such an engine is not used again
+        _log.warning("%s %s is loaded anew: %s", release.model, release.version, error)
+        return False
+    return True
+
+
+def require_answers(release: ServedRelease, registered: RegisteredModel, cases: int) -> None:
+    """Raise `Refused` where the engine does not answer so many golden cases with numbers."""
+    inputs = registered.inputs
+    payloads = [case.payload for case in registered.golden.cases[:cases]]
+    batch = next(inputs.batches(payloads), None)
     if batch is None:
         return
     output = release.engine.run(batch.feeds).get(inputs.output)

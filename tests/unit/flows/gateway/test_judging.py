@@ -64,7 +64,7 @@ def test_what_is_too_long_or_has_no_judge_does_not_pass() -> None:
 
 
 def test_a_followed_model_that_cannot_be_opened_lets_nothing_pass() -> None:
-    def gone() -> Any:
+    def gone(_: Any) -> Any:
         raise Unavailable("no engine")
 
     spec = GuardSpec(name="safe", on="input", model="watch")  # type: ignore[arg-type]
