@@ -141,7 +141,7 @@ def started(
             with suppress(OSError):
                 warm.import_modules(ahead)
         for server in begun:
-            _await(server, settings.secret(), log_of(settings, server.service.name))
+            await_answer(server, settings.secret(), log_of(settings, server.service.name))
         try:
             yield tuple(begun)
         finally:
@@ -275,7 +275,12 @@ def neighbours(settings: Settings, *, host: str = "127.0.0.1") -> dict[str, str]
     }
 
 
-def _await(begun: Started, secret: WorkspaceSecret, log: Path) -> None:
+def await_answer(begun: Started, secret: WorkspaceSecret, log: Path) -> None:
+    """Wait until a service answers as this workspace's own.
+
+    Raises:
+        Unavailable: It did not in time, or stopped.
+    """
     title, process = begun.service.title, begun.process
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline:

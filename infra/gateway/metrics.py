@@ -6,7 +6,7 @@ import os
 from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 SHARED = "PROMETHEUS_MULTIPROC_DIR"
@@ -22,8 +22,8 @@ class GatewayMetrics:
         self.shared = SHARED in os.environ
         model = ("model",)
         counter = partial(Counter, registry=self._registry)
-        # Of several workers the one that is worst, or last, is told.
-        gauge = partial(Gauge, registry=self._registry, multiprocess_mode="max")
+        # Of several workers that live the one that is worst, or last, is told.
+        gauge = partial(Gauge, registry=self._registry, multiprocess_mode="livemax")
         histogram = partial(Histogram, registry=self._registry)
         self._requests = counter(
             "requant_gateway_requests",
@@ -70,7 +70,7 @@ class GatewayMetrics:
             "requant_gateway_waiting_requests",
             "Requests that wait for a run to begin.",
             model,
-            multiprocess_mode="sum",
+            multiprocess_mode="livesum",
         )
         self._version = gauge(
             "requant_gateway_version", "Version of the release that answers.", model
@@ -139,3 +139,8 @@ class GatewayMetrics:
         together = CollectorRegistry()
         MultiProcessCollector(together)  # type: ignore[no-untyped-call]
         return generate_latest(together)
+
+
+def forget_worker(folder: str, worker: int) -> None:
+    """Let the gauges of a worker that ended no longer count; what it counted stays."""
+    mark_process_dead(worker, folder)  # type: ignore[no-untyped-call]

@@ -39,6 +39,17 @@ def loop(shared_workspace: Settings, prefect_server: tuple[str, str]) -> Iterato
         yield shared_workspace
 
 
+@pytest.fixture(scope="module")
+def limited_digits(shared_workspace: Settings, empty_registry: Path) -> Settings:
+    """Register digits with a limit that a test can break; full precision itself is champion."""
+    from tests.integration.fallbacks import BUDGETS, FALLBACK
+    from tests.integration.gateways import register_itself
+
+    limits = {"fallback": FALLBACK}
+    register_itself(shared_workspace, empty_registry, serving=limits, budgets=BUDGETS)
+    return shared_workspace
+
+
 def images(*exposures: float, seed: int = 0, labelled: float = 0.3) -> list[Request]:
     """Return the shipped digits at these exposures; a fraction of them labelled."""
     from tasks.models.corpus import read_corpus

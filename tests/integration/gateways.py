@@ -80,18 +80,23 @@ def serving(settings: Settings, **environment: str) -> Iterator[Served]:
         yield served
 
 
+def register_itself(settings: Settings, registry: Path, **changes: Any) -> None:
+    """Register digits, with changes to its spec; its champion is full precision itself."""
+    from tasks.models.catalog import register
+
+    settings.root.mkdir(parents=True, exist_ok=True)
+    shutil.copy(registry, settings.root / "mlflow.db")
+    source = write_example(settings.root / "source", "digits", **changes)
+    plan = bytes(register(source).graph.SerializeToString())
+    promote(released(settings, 0.0, "digits", plan=plan), None, "tester", "it passed")
+
+
 @contextmanager
 def serving_itself(
     settings: Settings, registry: Path, options: Mapping[str, Any]
 ) -> Iterator[Served]:
     """Serve digits whose champion is full precision itself, under a spec's `serving` section."""
-    from tasks.models.catalog import register
-
-    settings.root.mkdir(parents=True, exist_ok=True)
-    shutil.copy(registry, settings.root / "mlflow.db")
-    source = write_example(settings.root / "source", "digits", serving=options)
-    plan = bytes(register(source).graph.SerializeToString())
-    promote(released(settings, 0.0, "digits", plan=plan), None, "tester", "it passed")
+    register_itself(settings, registry, serving=options)
     with serving(settings, REQUANT_GATEWAY_CAPTURE="0") as served:
         yield served
 

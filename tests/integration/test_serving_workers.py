@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import shutil
+import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 
 from flows.gateway.workers import Workers, working
-from infra.errors import Unavailable
 from infra.settings import Settings
 from tasks.promotion import journal
 from tasks.promotion.ledger import EntryKind
 from tasks.traffic.storage.scan import scan
+from tests.integration.fallbacks import break_the_limit, routed
 from tests.integration.gateways import Served, until
-from tests.integration.test_fallback_restarted import break_the_limit, register_digits, routed
 
 pytestmark = pytest.mark.soak
 ASKED = 40
@@ -49,30 +49,60 @@ def served_by_two(workspace: Settings, capture: str) -> Iterator[tuple[Workers, 
         yield workers, served
 
 
-@pytest.fixture(scope="module")
-def digits(shared_workspace: Settings, empty_registry: Path) -> Settings:
-    """Register digits, whose champion is full precision itself."""
-    shared_workspace.root.mkdir(parents=True, exist_ok=True)
-    shutil.copy(empty_registry, shared_workspace.root / "mlflow.db")
-    register_digits(shared_workspace)
-    return shared_workspace
+def ask_named(served: Served, name: str, count: int = ASKED) -> set[str]:
+    """Ask so often, each time under another id, and return the ids."""
+    image = np.full((1, 1, 8, 8), 0.5, np.float32)
+    names = {f"{name}.{place}" for place in range(count)}
+    for each in names:
+        answer = served.infer("digits", "image", image, {"X-Request-Id": each})
+        assert answer.status_code == 200, answer.text
+    return names
 
 
-def test_two_workers_count_together_and_lose_and_double_no_row(digits: Settings) -> None:
-    with served_by_two(digits, "1.0") as (workers, served):
+def captured(settings: Settings) -> list[str]:
+    """Return the ids of all that is traffic."""
+    parts = scan(settings.store(), "digits", None, None, ["request_id"])
+    return [str(name) for part in parts for name in part["request_id"].to_pylist()]
+
+
+def named(kept: list[str]) -> set[str]:
+    """Return the ids as they were asked with."""
+    return {name.rpartition("-")[0] for name in kept}
+
+
+def test_two_workers_count_together_and_lose_and_double_no_row(limited_digits: Settings) -> None:
+    with served_by_two(limited_digits, "1.0") as (_, served):
         assert served.metric('requant_gateway_requests_total{code="200",model="digits"}') == (
             2 * ASKED
         )
-        workers.processes[1].terminate()
-        with pytest.raises(Unavailable, match="the gateway stopped"):
-            workers.wait()
-    parts = scan(digits.store(), "digits", None, None, ["request_id"])
-    kept = [str(name) for part in parts for name in part["request_id"].to_pylist()]
+    kept = captured(limited_digits)
     assert len(kept) == len(set(kept)) == 2 * ASKED
 
 
-def test_where_one_worker_falls_back_the_other_does_within_a_second(digits: Settings) -> None:
-    with served_by_two(digits, "0") as (workers, served):
+def test_a_killed_worker_loses_what_was_not_stored_yet_and_another_takes_its_place(
+    limited_digits: Settings,
+) -> None:
+    with served_by_two(limited_digits, "1.0") as (workers, served):
+        with alone(workers, 1):
+            before = ask_named(served, "before")
+            until(lambda: before <= named(captured(limited_digits)))
+            ask_named(served, "late")  # some of these, or none, are stored by then
+        killed = workers.processes[1].pid
+        os.kill(killed, signal.SIGKILL)
+        meanwhile = ask_named(served, "meanwhile")
+        until(lambda: workers.look() or workers.processes[1].pid != killed)
+        after = ask_named(served, "after")
+        with alone(workers, 1):  # it answers no earlier than it can
+            after |= ask_named(served, "again")
+    kept = captured(limited_digits)
+    assert len(kept) == len(set(kept))
+    assert before | meanwhile | after <= named(kept)
+
+
+def test_where_one_worker_falls_back_the_other_does_within_a_second(
+    limited_digits: Settings,
+) -> None:
+    with served_by_two(limited_digits, "0") as (workers, served):
         with alone(workers, 0):
             break_the_limit(served)
         with alone(workers, 1):
