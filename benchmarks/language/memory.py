@@ -21,9 +21,9 @@ from tasks.graphs.files import float_weights
 from tasks.models.corpus import EPOCH, write_corpus
 from tasks.models.golden import write_golden
 from tasks.records import GoldenCase, Request
+from tasks.specs.spec import load_spec
 
 TITLE = "SmolLM2-135M-Instruct from a checkpoint to candidates: peak memory and time"
-NAME = "smollm2"
 ADD, OBSERVE = "model add", "observe"
 RECIPES = ("int8-smooth", "int4-gptq")
 TOKENS, WINDOWS, QUICK_WINDOWS, CASES = 256, 64, 8, 24
@@ -50,7 +50,7 @@ def measure(quick: bool) -> ResultTable:
         folder = Path(name)
         size = _prepare(folder)
         for work in (ADD, OBSERVE, *RECIPES):
-            row = _measured(work, folder, size, quick)
+            row = measured(work, folder, size, quick=quick)
             sys.stderr.write(f"{row}\n")
             rows.append(row)
     notes = (
@@ -105,8 +105,15 @@ def _prepare(folder: Path) -> int:
     return float_weights(folder)
 
 
-def _measured(work: str, folder: Path, size: int, quick: bool) -> MemoryRow:
-    """Do one piece of work in a process, and look at its memory meanwhile."""
+def measured(work: str, folder: Path, size: int, *, quick: bool) -> MemoryRow:
+    """Do one piece of work in a process, and look at its memory meanwhile.
+
+    Args:
+        work: `ADD`, `OBSERVE`, or a recipe of which a candidate is made; in this order.
+        folder: With a spec as model.yaml, and what it names. The workspace is made in it.
+        size: Bytes of the checkpoint in float32.
+        quick: Whether fewer windows are observed.
+    """
     command = [sys.executable, "-m", "benchmarks.language.memory", work, str(folder)]
     ran = watched(
         [*command, *(["quick"] if quick else [])], {"REQUANT_WORKSPACE": str(folder / "workspace")}
@@ -131,11 +138,12 @@ def main(work: str, folder: str, windows: int) -> None:
 
 
 def _add(folder: Path, _: int) -> int:
-    from tasks.graphs.memory import BESIDE_COPIES, export_footprint
+    from tasks.graphs.files import largest_float_weight
+    from tasks.graphs.memory import export_footprint_beside
     from tasks.models.catalog import register
 
     register(folder / "model.yaml")
-    return export_footprint(float_weights(folder), BESIDE_COPIES)
+    return export_footprint_beside(float_weights(folder), largest_float_weight(folder), mapped=True)
 
 
 def _observe(folder: Path, windows: int) -> int:
@@ -144,7 +152,7 @@ def _observe(folder: Path, windows: int) -> int:
     from tasks.observation.watch import watch
     from tasks.quantization.loading import needed_memory
 
-    model = open_model(NAME)
+    model = open_model(load_spec(folder / "model.yaml").name)
     payloads = [item.payload for item in model.pool[:windows]]
     passed = (model.calibrating, model.observed_sites, model.inputs, payloads)
     observed = watch(*passed, cases=model.observed_cases)
@@ -167,7 +175,7 @@ def _candidate(folder: Path, name: str) -> int:
     )
     from tasks.quantization.recipe.catalog import find_recipe
 
-    model, recipe = open_model(NAME), find_recipe(name)
+    model, recipe = open_model(load_spec(folder / "model.yaml").name), find_recipe(name)
     observed = parse_observation((folder / "observed.npz").read_bytes(), where="observed.npz")
     payloads, many = [item.payload for item in model.pool], None
     if recipe.learns_from_many:

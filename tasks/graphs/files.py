@@ -23,7 +23,12 @@ from onnx.inliner import inline_local_functions
 from infra.errors import BadInput
 from infra.processes.memory import require_memory
 from infra.weights.naming import is_beside
-from tasks.graphs.memory import BESIDE_COPIES, EXPORT_COPIES, READY_COPIES, export_footprint
+from tasks.graphs.memory import (
+    EXPORT_COPIES,
+    READY_COPIES,
+    export_footprint,
+    export_footprint_beside,
+)
 from tasks.graphs.weights import SMALLEST, are_large, constant_values, large_beside
 
 LIMIT = (1 << 31) - 1
@@ -93,7 +98,7 @@ def read_untouched(path: Path) -> onnx.ModelProto:
     )
     size = path.stat().st_size + outside
     if are_large(size):
-        require_room_beside(size, where=str(path))
+        require_room_beside(size, 0, where=str(path), mapped=False)
         _move_beside(model, path.parent)
         return model
     require_room(size, where=str(path), copies=READY_COPIES)
@@ -151,13 +156,13 @@ def require_room(size: int, *, where: str, copies: int = EXPORT_COPIES) -> None:
     )
 
 
-def require_room_beside(size: int, *, where: str) -> None:
+def require_room_beside(size: int, largest: int, *, where: str, mapped: bool) -> None:
     """Raise `Unavailable` where an export whose weights go to files needs more memory than is here.
 
-    `size` is the bytes of the weights in float32.
+    The arguments are `export_footprint_beside`'s.
     """
     require_memory(
-        export_footprint(size, BESIDE_COPIES),
+        export_footprint_beside(size, largest, mapped=mapped),
         f"registering {where}",
         "free some, or register it on a larger machine",
     )
@@ -168,11 +173,18 @@ def float_weights(folder: Path) -> int:
 
     They are read from the headers alone.
     """
-    return sum(
-        4 * math.prod(shape)
-        for path in sorted(folder.glob("*.safetensors"))
-        for shape in _header(path, "shape")
-    )
+    return sum(_float_sizes(folder))
+
+
+def largest_float_weight(folder: Path) -> int:
+    """Return the bytes of the largest of them; 0 where there are none."""
+    return max(_float_sizes(folder), default=0)
+
+
+def _float_sizes(folder: Path) -> Iterator[int]:
+    for path in sorted(folder.glob("*.safetensors")):
+        for shape in _header(path, "shape"):
+            yield 4 * math.prod(shape)
 
 
 def stored_types(path: Path) -> Iterator[tuple[str, str]]:

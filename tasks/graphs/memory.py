@@ -16,16 +16,20 @@ They are: graph, session, prepacked, folded, written, stored.
 """
 EXPORT_COPIES = 5
 """While a source is read, exported, checked and stored."""
-BESIDE_COPIES = 2
-"""The same, where weights go to files beside the graph: as they were stored, and in a session."""
 READY_COPIES = 9
 """While an ONNX file is read, made canonical, and compared with the file."""
 BESIDE_BASE = 300_000_000
 """The same as `BASE`, with what a graph of many layers takes by itself."""
+EXPORT_BASE = 450_000_000
+"""The same for a process that exports: torch, transformers, and what a trace leaves."""
+TURNED = 2
+"""Copies of the largest weight: in float32, and as the graph multiplies by it."""
 GROUPS = 3
 """Of cases whose activations are in memory at once: counted, returned, and computed."""
 PACKED = 0.5
 """Of the weights' bytes: quantized ones, held until they are written and packed by the engine."""
+SEARCH = 4
+"""Copies of the largest site's weights while it is searched."""
 BASE = 150_000_000
 """Bytes of libraries that are loaded, and of buffers that do not depend on the model."""
 HESSIAN = 44
@@ -41,13 +45,15 @@ class Footprint:
 
     weights: int  # all copies
     activations: int  # of one batch, at every site
-    search: int  # of the largest site: its weights as the search multiplies them, GPTQ's Hessian
+    largest: int  # the weights of the site that has most
+    gram: int  # what GPTQ makes of the widest layer's
     rows: int  # that the observer keeps
 
     @property
     def total(self) -> int:
         """Return the sum, with what does not depend on the model."""
-        return self.weights + self.activations + self.search + self.rows + BASE
+        search = SEARCH * self.largest + self.gram
+        return self.weights + self.activations + search + self.rows + BASE
 
 
 def footprint(
@@ -90,8 +96,8 @@ def footprint(
     return Footprint(
         weights=COPIES * sum(sizes.values()),
         activations=4 * (sum(elements) + sum(results) + 2 * largest),
-        search=4 * max(layers, default=0)
-        + (HESSIAN * max(widths, default=0) ** 2 if hessian else 0),
+        largest=max(layers, default=0),
+        gram=HESSIAN * max(widths, default=0) ** 2 if hessian else 0,
         rows=4
         * kept
         * sum(
@@ -118,11 +124,12 @@ def deriving_beside(
 ) -> int:
     """Return the bytes that a recipe's graph and engine take where weights are mapped from files.
 
-    They are rows, what the search makes of the largest site, and quantized weights: those of the
-    graph until they are written, and those that the engine packs.
+    They are rows, the largest site's weights smoothed (their copies are of a part at a time), and
+    quantized weights: those of the graph until they are written, and those that the engine packs.
     """
     whole = footprint(model, sites, tokens=tokens, batch=1, kept=kept, hessian=hessian)
-    return BESIDE_BASE + whole.rows + whole.search + round(PACKED * whole.weights / COPIES)
+    search = whole.largest + whole.gram
+    return BESIDE_BASE + whole.rows + search + round(PACKED * whole.weights / COPIES)
 
 
 def _without_outputs(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -136,6 +143,17 @@ def _without_outputs(model: onnx.ModelProto) -> onnx.ModelProto:
 def export_footprint(weights: int, copies: float = EXPORT_COPIES) -> int:
     """Return the bytes at the peak of registering a source of so many bytes in float32."""
     return round(copies * weights) + BASE
+
+
+def export_footprint_beside(weights: int, largest: int, *, mapped: bool) -> int:
+    """Return the bytes at the peak of registering a source whose weights go to files.
+
+    Args:
+        weights: Bytes in float32.
+        largest: Of the largest of them.
+        mapped: Whether the source is read piece by piece, and not whole.
+    """
+    return EXPORT_BASE + TURNED * largest + (0 if mapped else weights)
 
 
 def _shapes(

@@ -1,5 +1,6 @@
 """From a folder of weights to the full-precision ONNX graph that everything else starts from."""
 
+import gc
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,9 +16,16 @@ from torch.export import Dim
 from infra.engines import open_target
 from infra.engines.port import Engine
 from infra.errors import BadInput
+from infra.processes.memory import return_freed
 from tasks.graphs.canonical.given import fix_sizes, fix_values, fixed_values
 from tasks.graphs.canonical.passes import make_canonical
-from tasks.graphs.files import float_weights, load_graph, require_room, require_room_beside
+from tasks.graphs.files import (
+    float_weights,
+    largest_float_weight,
+    load_graph,
+    require_room,
+    require_room_beside,
+)
 from tasks.graphs.weights import are_large
 from tasks.models.adapted import graph_names
 from tasks.models.language.decoder import OriginalText, cut, flatten, load_decoder
@@ -88,9 +96,35 @@ def _language(spec: ModelSpec, folder: Path, size: int, adapter: Path | None) ->
     It is checked where it reads a text at once, and where it adds one token to a cache.
     """
     if are_large(size):
-        require_room_beside(size, where=str(folder))
+        mapped = adapter is None and not is_gguf(folder)
+        largest = largest_float_weight(folder) if mapped else 0
+        require_room_beside(size, largest, where=str(folder), mapped=mapped)
     else:
         require_room(size, where=str(folder))
+    exported = _decoder(spec, folder, size, adapter, template=True)
+    try:
+        return _held(exported)
+    except BadInput:
+        if not exported.repeated:
+            raise
+    # The layers differ in more than their weights: each of them is traced.
+    return _held(_decoder(spec, folder, size, adapter, template=False))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _ExportedDecoder:
+    """A decoder's graph, and what it is held against; torch's model is gone."""
+
+    model: onnx.ModelProto
+    repeated: bool  # from a template of few layers
+    layout: CacheLayout
+    runs: Sequence["_Run"]
+    original: OriginalText | None
+
+
+def _decoder(
+    spec: ModelSpec, folder: Path, size: int, adapter: Path | None, *, template: bool
+) -> _ExportedDecoder:
     longest = spec.input.max_length + spec.input.new_tokens
     try:
         module, layout, probe, shapes = load_decoder(
@@ -104,31 +138,26 @@ def _language(spec: ModelSpec, folder: Path, size: int, adapter: Path | None) ->
         ) from exc
     cases = (probe, cut(probe, 2, 0, 7), cut(probe, 3, 5, 1), cut(probe, 1, 0, 1))
     runs = [_run(module, case) for case in cases]
-    original = module.original
-    model = decoder_from_template(module, layout, probe, shapes, beside=are_large(size))
-    if model is not None:
-        try:
-            return _held_against(model, layout, runs, original)
-        except BadInput:
-            pass  # layers differ in more than their weights: each of them is traced
-    model = to_onnx(module, probe, shapes, list(layout.inputs), list(layout.outputs))
-    del module  # its weights are in the graph, or beside it: the engine has room for its own
-    return _held_against(model, layout, runs, original)
+    model = None
+    if template:
+        model = decoder_from_template(module, layout, probe, shapes, beside=are_large(size))
+    repeated = model is not None
+    if model is None:
+        model = to_onnx(module, probe, shapes, list(layout.inputs), list(layout.outputs))
+    return _ExportedDecoder(model, repeated, layout, runs, module.original)
 
 
-def _held_against(
-    model: onnx.ModelProto,
-    layout: CacheLayout,
-    runs: Sequence["_Run"],
-    original: OriginalText | None,
-) -> onnx.ModelProto:
+def _held(exported: _ExportedDecoder) -> onnx.ModelProto:
     """Mark a decoder's graph, and return it where it computes what torch computed."""
-    mark(model, layout)
+    gc.collect()  # torch's model refers to itself; the engine needs the room
+    return_freed()
+    model = exported.model
+    mark(model, exported.layout)
     engine = open_target("onnxruntime-cpu").load_exact(model.SerializeToString(), {})
-    for run in runs:
+    for run in exported.runs:
         _compare(engine, run)
-    if original is not None:
-        _compare_with_original(engine, layout, original)
+    if exported.original is not None:
+        _compare_with_original(engine, exported.layout, exported.original)
     return model
 
 

@@ -15,6 +15,7 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
+from benchmarks.language import memory
 from examples.rows import CorpusRow, Payload, write
 from infra.settings import Settings, use_workspace
 from infra.weights.naming import weight_files
@@ -84,6 +85,29 @@ def write_llama(folder: Path) -> None:
     tokenizer().save(str(folder / "tokenizer.json"))
 
 
+def write_model(folder: Path) -> None:
+    """Write checkpoint, pool, golden set and spec."""
+    write_llama(folder)
+    assert float_weights(folder) > LIMIT
+    rows = [
+        CorpusRow(str(n), Payload(text=text), "docs", "en")
+        for n, text in enumerate(sentences(50, 4))
+    ]
+    write(folder / "calibration.parquet", rows)
+    (folder / "golden.parquet").write_bytes(write_golden(golden_cases()))
+    (folder / "model.yaml").write_text(yaml.safe_dump(_spec() | {"targets": ["onnxruntime-cpu"]}))
+
+
+def test_estimates_are_near_what_the_work_takes(tmp_path: Path) -> None:
+    write_model(tmp_path)
+    size = float_weights(tmp_path)
+    for work in (memory.ADD, memory.OBSERVE, "int8-smooth"):
+        row = memory.measured(work, tmp_path, size, quick=True)
+        assert 0.8 <= row.estimated / row.anonymous <= 1.25, row
+        if work == memory.ADD:
+            assert row.resident <= 1.5, row
+
+
 def test_it_is_registered_quantized_released_and_served(
     shared_workspace: Settings, tmp_path: Path
 ) -> None:
@@ -98,15 +122,7 @@ def test_it_is_registered_quantized_released_and_served(
     from tasks.sampling.stored_samples import keep_sample
 
     chosen = use_workspace(shared_workspace.root)
-    write_llama(tmp_path)
-    assert float_weights(tmp_path) > LIMIT
-    rows = [
-        CorpusRow(str(n), Payload(text=text), "docs", "en")
-        for n, text in enumerate(sentences(50, 4))
-    ]
-    write(tmp_path / "calibration.parquet", rows)
-    (tmp_path / "golden.parquet").write_bytes(write_golden(golden_cases()))
-    (tmp_path / "model.yaml").write_text(yaml.safe_dump(_spec() | {"targets": ["onnxruntime-cpu"]}))
+    write_model(tmp_path)
     model = register(tmp_path / "model.yaml")
     reference = model.file("reference.onnx")
     assert len(reference) < 10_000_000

@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from infra.errors import BadInput
+from infra.processes.memory import return_freed
 from infra.settings import settings
 from tasks.graphs.files import stored_types
 from tasks.graphs.weights import SMALLEST
@@ -77,8 +78,10 @@ def tensor_files(folder: Path) -> dict[str, str]:
 def require_finite(model: nn.Module) -> None:
     """Raise `ValueError` naming the first weight that holds NaN or infinity."""
     for name, parameter in model.named_parameters():
-        # A sum in float64 is finite where all numbers are, and takes no copy of them.
-        if not bool(torch.isfinite(parameter.detach().sum(dtype=torch.float64))):
+        values = parameter.detach()
+        # Both extremes are NaN where a number is. What lies turned in memory would be copied.
+        extremes = torch.aminmax(values if values.is_contiguous() else values.mT)
+        if not all(bool(torch.isfinite(extreme)) for extreme in extremes):
             raise ValueError(f"the weight {name} holds NaN or infinity: export it again")
 
 
@@ -99,13 +102,15 @@ def map_weights(model: nn.Module) -> None:
             if place not in mapped:
                 mapped[place] = _mapped(parameter.detach(), turned)
             setattr(layer, name, mapped[place])
+        return_freed()  # copies of weights that are in files now
 
 
 def _mapped(parameter: torch.Tensor, turned: bool) -> nn.Parameter:
     """Return a parameter of the same numbers in float32, in a file where they are many."""
     numbers = parameter.float()
     if numbers.nbytes < SMALLEST:
-        return nn.Parameter(numbers, requires_grad=False)
+        # A copy: one small view would hold the whole checkpoint in memory.
+        return nn.Parameter(numbers.clone(), requires_grad=False)
     stored = (numbers.T if turned else numbers).numpy()
     weights = settings().weights()
     path = weights.path(weights.keep(stored))

@@ -90,19 +90,24 @@ def strip(model: onnx.ModelProto) -> None:
 
 
 def _written(program: torch.onnx.ONNXProgram, beside: bool | None) -> onnx.ModelProto:
-    """Return the graph; weights that are large together are written to files one by one."""
+    """Return the graph; weights that are large together are written to files one by one.
+
+    The program forgets its weights: onnxscript 0.7.2's rewrite rules, which are made once a
+    process, keep what they last matched, and all of its graph with it.
+    """
     initializers = program.model.graph.initializers
+    values = dict(initializers)
     constants = {
-        name: item.const_value
-        for name, item in initializers.items()
-        if item.const_value is not None
+        name: item.const_value for name, item in values.items() if item.const_value is not None
     }
     if beside is None:
         beside = are_large(sum(item.nbytes for item in constants.values()))
-    if not beside:
-        return program.model_proto
-    initializers.clear()
+    if beside:
+        initializers.clear()
     model: onnx.ModelProto = program.model_proto
-    for name, constant in constants.items():
-        model.graph.initializer.append(large_beside(constant.numpy(), name))
+    for item in values.values():
+        item.const_value = None
+    if beside:
+        for name, constant in constants.items():
+            model.graph.initializer.append(large_beside(constant.numpy(), name))
     return model

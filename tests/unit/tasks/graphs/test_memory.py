@@ -8,6 +8,7 @@ from tasks.graphs.memory import (
     COPIES,
     PACKED,
     deriving_beside,
+    export_footprint_beside,
     footprint,
     observing_beside,
 )
@@ -52,5 +53,13 @@ def test_deriving_beside_counts_weights_in_fewer_bits_and_the_largest_layer() ->
     plain, hessian = (
         deriving_beside(MODEL, SITES, tokens=1, kept=192, hessian=has) for has in (False, True)
     )
-    expected = BESIDE_BASE + whole.rows + whole.search + round(PACKED * whole.weights / COPIES)
-    assert plain < hessian == expected
+    packed = round(PACKED * whole.weights / COPIES)
+    assert plain == BESIDE_BASE + whole.rows + whole.largest + packed
+    assert hessian - plain == whole.gram > 0
+
+
+def test_a_source_that_is_read_piece_by_piece_needs_no_room_for_the_whole() -> None:
+    sizes = (4_000_000_000, 250_000_000)
+    mapped, whole = (export_footprint_beside(*sizes, mapped=way) for way in (True, False))
+    assert whole - mapped == sizes[0]
+    assert mapped < sizes[0] / 2
