@@ -16,6 +16,8 @@ from infra.errors import BadInput
 Logits = NDArray[np.float32]
 Scores = NDArray[np.float64]
 """One number per text, [batch]."""
+TOKENS_AT_ONCE = 32
+"""Of a text whose logits are scored."""
 
 
 def log_probabilities(logits: Logits, name: str) -> Logits:
@@ -41,26 +43,35 @@ def scores_of_logits(
 ) -> NDArray[np.float64]:
     """Return `next_token_scores` of logits [batch, tokens, vocabulary], text by text on every core.
 
-    A vocabulary of 50,000 makes the arithmetic as dear as the model, and its temporary arrays as
-    large as several copies of the logits.
+    A vocabulary of 50,000 makes the arithmetic as dear as the model. A few tokens at a time, its
+    temporary arrays are small beside the logits.
 
     Raises:
         BadInput: for logits that are not finite, or of two shapes.
     """
     require_same_shape(expected, served)
+    following = _following(ids)
 
-    def scored(row: int) -> NDArray[np.float64]:
-        text = slice(row, row + 1)
-        return next_token_scores(
-            ids[text],
-            real[text],
-            log_probabilities(expected[text], "full precision"),
-            log_probabilities(served[text], "the candidate"),
-            None if counted is None else counted[text],
+    def scored(row: int) -> NDArray[np.float32]:
+        pieces = [
+            (slice(row, row + 1), slice(start, start + TOKENS_AT_ONCE))
+            for start in range(0, ids.shape[1], TOKENS_AT_ONCE)
+        ]
+        return np.concatenate(
+            [
+                _by_token(
+                    following[piece],
+                    log_probabilities(expected[piece], "full precision"),
+                    log_probabilities(served[piece], "the candidate"),
+                )
+                for piece in pieces
+            ],
+            axis=2,
         )
 
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
-        return np.concatenate(list(threads.map(scored, range(len(ids)))), axis=1)
+        by_token = np.concatenate(list(threads.map(scored, range(len(ids)))), axis=1)
+    return _means(by_token, real, counted)
 
 
 def next_token_scores(
@@ -83,17 +94,42 @@ def next_token_scores(
         [5, batch]: full precision's loss and the candidate's, both in nats a token; the token
         agreement, 0..1; the Kullback-Leibler divergence in nats; the number of tokens.
     """
-    following = ids[:, 1:, None]
+    return _means(_by_token(_following(ids), expected, served), real, counted)
+
+
+def _following(ids: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the token after each, [batch, tokens]; after the last, 0, which nobody counts."""
+    return np.concatenate([ids[:, 1:], np.zeros((len(ids), 1), np.int64)], axis=1)
+
+
+def _by_token(
+    following: NDArray[np.int64], expected: Logits, served: Logits
+) -> NDArray[np.float32]:
+    """Return both losses, whether both find the same token likeliest, and the divergence.
+
+    Of log-probabilities [batch, tokens, vocabulary]: [4, batch, tokens].
+    """
     losses = [
-        -np.take_along_axis(side[:, :-1], following, axis=-1)[..., 0] for side in (expected, served)
+        -np.take_along_axis(side, following[..., None], axis=-1)[..., 0]
+        for side in (expected, served)
     ]
     divergence = (np.exp(expected) * (expected - served)).sum(axis=-1)
+    return np.stack([*losses, same_token(expected, served), divergence]).astype(np.float32)
+
+
+def _means(
+    by_token: NDArray[np.float32],
+    real: NDArray[np.bool_],
+    counted: NDArray[np.bool_] | None,
+) -> NDArray[np.float64]:
+    """Return `next_token_scores` of `_by_token`'s."""
+    *losses, same, divergence = by_token
     targets = real[:, 1:] if counted is None else real[:, 1:] & counted[:, :-1]
     predicting = real if counted is None else real & counted
     return np.stack(
         [
-            *(_mean(loss, targets) for loss in losses),
-            _mean(same_token(expected, served), predicting),
+            *(_mean(loss[:, :-1], targets) for loss in losses),
+            _mean(same, predicting),
             np.maximum(_mean(divergence, predicting), 0),
             predicting.sum(axis=1),
         ]

@@ -84,11 +84,15 @@ def round_to_format(values: NDArray[np.float32], format: NumberFormat) -> NDArra
     """
     if format is NumberFormat.FP8:
         return np.clip(values, -format.largest, format.largest).astype(_FP8)
-    return np.clip(np.rint(values), -format.largest - 1, format.largest).astype(np.int8)
+    rounded = np.asarray(np.rint(values))
+    return np.clip(rounded, -format.largest - 1, format.largest, out=rounded).astype(np.int8)
 
 
 def widened(values: NDArray[np.float32], *others: NDArray[np.float32]) -> NDArray[np.floating]:
     """Return the values, in float64 where products with the others would leave float32."""
-    largest = [float(np.abs(array).max(initial=0.0)) for array in (values, *others)]
+    largest = [
+        max(float(array.max(initial=0.0)), -float(array.min(initial=0.0)))
+        for array in (values, *others)
+    ]
     ordinary = all(not amax or ORDINARY[0] < amax < ORDINARY[1] for amax in largest)
     return values if ordinary else values.astype(np.float64)

@@ -3,9 +3,9 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.numerics.formats import NumberFormat, widened
+from tasks.numerics.formats import NumberFormat, PerTensor, widened
 from tasks.numerics.histogram import CENTRES, EDGES, FINITE_BINS, ExponentHistogram
-from tasks.numerics.quantized_weight import WeightScheme, quantize
+from tasks.numerics.quantized_weight import OUTPUTS_AT_ONCE, WeightScheme, quantize
 from tasks.numerics.quantizer import Quantizer, fake_quantize
 
 INT8_LARGEST = int(NumberFormat.INT8.largest)
@@ -66,8 +66,16 @@ def relative_error(exact: NDArray[np.floating], quantized: NDArray[np.floating])
 
     Squares of 1e30 are no float32.
     """
+    return _ratio(*_squares(exact, quantized))
+
+
+def _squares(exact: NDArray[np.floating], quantized: NDArray[np.floating]) -> tuple[float, float]:
+    """Return || exact - quantized ||^2 and || exact ||^2."""
     lost = np.square(exact.astype(np.float64) - quantized).sum()
-    energy = np.square(exact, dtype=np.float64).sum()
+    return float(lost), float(np.square(exact, dtype=np.float64).sum())
+
+
+def _ratio(lost: float, energy: float) -> float:
     return float(min(lost / max(energy, np.finfo(np.float64).tiny), 1e30))
 
 
@@ -97,8 +105,18 @@ def output_error(
     """
     exact = exact_output(rows, weight) if exact is None else exact
     if smoothing_scales is not None:
-        rows, weight = rows / smoothing_scales, weight * smoothing_scales
+        rows = rows / smoothing_scales
     if quantizer is not None:
         rows = fake_quantize(rows, quantizer)
-    output = widened(rows, weight) @ quantize(weight, scheme).dequantized().T
-    return relative_error(exact, output)
+    # One scale of the whole weight cannot be found from a part of it.
+    whole = isinstance(scheme.granularity, PerTensor)
+    size = len(weight) if whole else OUTPUTS_AT_ONCE
+    lost, energy = 0.0, 0.0
+    for start in range(0, len(weight), size):
+        part = weight[start : start + size]
+        if smoothing_scales is not None:
+            part = part * smoothing_scales
+        output = widened(rows, part) @ quantize(part, scheme).dequantized().T
+        of_part = _squares(exact[:, start : start + size], output)
+        lost, energy = lost + of_part[0], energy + of_part[1]
+    return _ratio(lost, energy)

@@ -24,6 +24,8 @@ SMALLEST_SCALE = 1e-37
 """Below it, a weight over its scale is no normal float32, and the channel computes nothing."""
 SHRINKS = tuple(np.linspace(1.0, 0.3, 29).tolist())
 """Fractions of the largest magnitude that a search for the clip of least squared error tries."""
+OUTPUTS_AT_ONCE = 8192
+"""Of a weight that is rounded: whole copies of a vocabulary's would be the peak of memory."""
 
 _BY_CHANNEL = PerChannel()
 
@@ -110,10 +112,16 @@ def quantize(weight: NDArray[np.float32], scheme: WeightScheme) -> QuantizedWeig
     flat = weight.reshape(len(weight), -1)
     block = block_size(scheme.granularity, flat.shape[1])
     scales, zero_points = qparams(flat, scheme)
-    units = flat / spread(scales, block, flat.shape[1])
-    if zero_points is not None:
-        units = units + spread(zero_points.astype(np.float32), block, flat.shape[1])
-    values = round_to_format(units, scheme.format)
+
+    def rounded(outputs: slice) -> NDArray[np.generic]:
+        own = slice(None) if len(scales) == 1 else outputs
+        units = flat[outputs] / spread(scales[own], block, flat.shape[1])
+        if zero_points is not None:
+            units += spread(zero_points[own].astype(np.float32), block, flat.shape[1])
+        return round_to_format(units, scheme.format)
+
+    pieces = range(0, len(flat), OUTPUTS_AT_ONCE)
+    values = np.concatenate([rounded(slice(start, start + OUTPUTS_AT_ONCE)) for start in pieces])
     return QuantizedWeight(scheme.format, values, scales, zero_points, block, weight.shape)
 
 
@@ -127,7 +135,7 @@ def qparams(
     """
     groups = grouped(flat, scheme.granularity)
     if scheme.symmetric:
-        largest = np.minimum(np.abs(groups).max(axis=-1), LARGEST)
+        largest = np.minimum(np.maximum(groups.max(axis=-1), -groups.min(axis=-1)), LARGEST)
         scales = positive(largest / scheme.format.largest)
         if scheme.clipped:
             scales = _least_error(groups, scales, lambda step: (step, None), scheme.format)[0]

@@ -19,6 +19,8 @@ from tasks.transcripts import Turn, read_transcript, write_transcript
 
 Ids = NDArray[np.int64]
 LARGEST_BATCH, COMMON_BATCH = 64, 8
+LOGITS_AT_ONCE = 1 << 27
+"""Bytes of the logits of one batch of whole texts, where one text has not more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +79,7 @@ class LanguageInputs:
                 "a language model was given a tensor; look at the traffic's `text` column"
             )
         readings = self.read([str(item) for item in payloads])
-        order = by_length(readings)
-        for start in range(0, len(order), BATCH):
-            cases = order[start : start + BATCH]
+        for cases in _alike(readings, self.vocabulary):
             chosen = [readings[case] for case in cases]
             ids, mask = padded([reading.ids for reading in chosen])
             feeds, counted = (
@@ -181,6 +181,19 @@ class LanguageInputs:
             )
             shapes |= {f"past.{layer}.key": cache, f"past.{layer}.value": cache}
         return shapes
+
+
+def _alike(readings: Sequence[EncodedText], vocabulary: int) -> Iterator[list[int]]:
+    """Yield the places of texts of like length, the shortest first, in batches."""
+    cases: list[int] = []
+    for place in by_length(readings):
+        logits = 4 * vocabulary * len(readings[place].ids) * (len(cases) + 1)
+        if cases and (len(cases) == BATCH or logits > LOGITS_AT_ONCE):
+            yield cases
+            cases = []
+        cases.append(place)
+    if cases:
+        yield cases
 
 
 def by_length(readings: Sequence[EncodedText]) -> list[int]:

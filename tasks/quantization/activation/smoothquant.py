@@ -54,11 +54,11 @@ def search(
         scheme: How the weights are stored.
         headroom: Times what the rule asks for, >= 1.
     """
-    rows, stacked = observed.rows, np.concatenate(weights)
+    rows, stacked = observed.rows, _stacked(weights)
     exact = exact_output(rows, stacked)
     plain = Quantizer(min(headroom * amax(observed.histogram, rule), LARGEST))
     best = Smoothed(plain, None, output_error(rows, stacked, plain, scheme, exact=exact))
-    largest = np.abs(stacked).max(axis=0)
+    largest = np.maximum(stacked.max(axis=0), -stacked.min(axis=0))
     for alpha in alphas:
         scales = smoothing_scales(observed.channel_amax, largest, alpha)
         largest_smoothed = min(headroom * smoothed_amax(observed, scales, rule), LARGEST)
@@ -77,11 +77,16 @@ def search_by_token(
     None where none is better. Errors are relative to each token's own output, since the few with
     massive activations would choose for all others.
     """
-    rows, stacked = observed.rows, np.concatenate(weights)
-    largest = np.abs(stacked).max(axis=0)
+    rows, stacked = observed.rows, _stacked(weights)
+    largest = np.maximum(stacked.max(axis=0), -stacked.min(axis=0))
     tried: list[NDArray[np.float32] | None] = [None]
     tried += [smoothing_scales(observed.channel_amax, largest, alpha) for alpha in BY_TOKEN]
     return min(tried, key=lambda scales: token_error(rows, stacked, scales, scheme))
+
+
+def _stacked(weights: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """Return the weights as one, [outputs, inputs], without a copy where there is one."""
+    return weights[0] if len(weights) == 1 else np.concatenate(weights)
 
 
 def token_error(
