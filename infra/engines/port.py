@@ -66,7 +66,7 @@ class Kernel:
 
     name: str
     kind: str  # the runtime's word for what it is
-    precision: str  # of what it multiplies: INT8, FP8, INT4, FP16, BF16, FLOAT or UNKNOWN
+    precision: str  # of what it multiplies: INT8, FP8, INT4, FP4, FP16, BF16, FLOAT or UNKNOWN
     nodes: frozenset[str]  # of the ONNX graph, that became it
 
 

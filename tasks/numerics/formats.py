@@ -23,6 +23,7 @@ class NumberFormat(StrEnum):
     INT4 = "int4"
     INT2 = "int2"
     FP8 = "fp8"  # E4M3 without infinities, as ONNX's FLOAT8E4M3FN
+    FP4 = "fp4"  # E2M1, as ONNX's FLOAT4E2M1: 0, 0.5, 1, 1.5, 2, 3, 4 and 6
     FP16 = "fp16"
     BF16 = "bf16"
     FP32 = "fp32"
@@ -30,9 +31,7 @@ class NumberFormat(StrEnum):
     @property
     def bits(self) -> int:
         """Bits of one number."""
-        return {"int8": 8, "int4": 4, "int2": 2, "fp8": 8, "fp16": 16, "bf16": 16, "fp32": 32}[
-            self.value
-        ]
+        return _BITS[self.value]
 
     @property
     def is_integer(self) -> bool:
@@ -42,12 +41,25 @@ class NumberFormat(StrEnum):
     @property
     def is_scaled(self) -> bool:
         """Whether it needs a scale: everything but the plain floating-point formats does."""
-        return self.is_integer or self is NumberFormat.FP8
+        return self.is_integer or self in (NumberFormat.FP8, NumberFormat.FP4)
 
     @property
     def largest(self) -> float:
-        """The quantized value that amax is mapped to: 127, 7, 1, or 448 for FP8."""
-        return {8: 127.0, 4: 7.0, 2: 1.0}[self.bits] if self.is_integer else 448.0
+        """The quantized value that amax is mapped to: 127, 7, 1, 448 for FP8, or 6 for FP4."""
+        if self.is_integer:
+            return {8: 127.0, 4: 7.0, 2: 1.0}[self.bits]
+        return 6.0 if self is NumberFormat.FP4 else 448.0
+
+
+_BITS = {"int8": 8, "int4": 4, "int2": 2, "fp8": 8, "fp4": 4, "fp16": 16, "bf16": 16, "fp32": 32}
+
+
+class ScaleFormat(StrEnum):
+    """What the scale of a block is stored as."""
+
+    FP32 = "fp32"
+    E4M3 = "e4m3"  # times one float32 a tensor: NVFP4
+    E8M0 = "e8m0"  # a power of two: the MX formats
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,16 +86,16 @@ class PerBlock:
 
 Granularity = PerTensor | PerChannel | PerBlock
 
-_FP8 = ml_dtypes.float8_e4m3fn
+_FLOATS = {NumberFormat.FP8: ml_dtypes.float8_e4m3fn, NumberFormat.FP4: ml_dtypes.float4_e2m1fn}
 
 
 def round_to_format(values: NDArray[np.float32], format: NumberFormat) -> NDArray[np.generic]:
     """Round values in units of the scale as QuantizeLinear does: ties to even, saturating.
 
-    Integer formats give int8 (whatever their width), FP8 gives float8_e4m3fn.
+    Integer formats give int8 (whatever their width), FP8 gives float8_e4m3fn, FP4 float4_e2m1fn.
     """
-    if format is NumberFormat.FP8:
-        return np.clip(values, -format.largest, format.largest).astype(_FP8)
+    if format in _FLOATS:
+        return np.clip(values, -format.largest, format.largest).astype(_FLOATS[format])
     rounded = np.asarray(np.rint(values))
     return np.clip(rounded, -format.largest - 1, format.largest, out=rounded).astype(np.int8)
 

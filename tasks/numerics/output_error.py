@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.numerics.formats import NumberFormat, PerTensor, widened
+from tasks.numerics.formats import NumberFormat, PerTensor, ScaleFormat, widened
 from tasks.numerics.histogram import CENTRES, EDGES, FINITE_BINS, ExponentHistogram
 from tasks.numerics.quantized_weight import OUTPUTS_AT_ONCE, WeightScheme, quantize
 from tasks.numerics.quantizer import Quantizer, fake_quantize
@@ -108,8 +108,8 @@ def output_error(
         rows = rows / smoothing_scales
     if quantizer is not None:
         rows = fake_quantize(rows, quantizer)
-    # One scale of the whole weight cannot be found from a part of it.
-    whole = isinstance(scheme.granularity, PerTensor)
+    # One scale of the whole weight cannot be found from a part of it; NVFP4 has one of its scales.
+    whole = isinstance(scheme.granularity, PerTensor) or scheme.scales is ScaleFormat.E4M3
     size = len(weight) if whole else OUTPUTS_AT_ONCE
     lost, energy = 0.0, 0.0
     for start in range(0, len(weight), size):

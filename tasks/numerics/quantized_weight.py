@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infra.errors import BadInput
+from tasks.numerics.block_floats import MX_BLOCK, NVFP4_BLOCK, stored_scales, tensor_scale
 from tasks.numerics.formats import (
     LARGEST,
     Granularity,
@@ -16,6 +17,7 @@ from tasks.numerics.formats import (
     PerBlock,
     PerChannel,
     PerTensor,
+    ScaleFormat,
     round_to_format,
     widened,
 )
@@ -28,6 +30,11 @@ OUTPUTS_AT_ONCE = 8192
 """Of a weight that is rounded: whole copies of a vocabulary's would be the peak of memory."""
 
 _BY_CHANNEL = PerChannel()
+_BLOCK_FLOATS = (
+    (NumberFormat.FP4, PerBlock(NVFP4_BLOCK), ScaleFormat.E4M3),
+    (NumberFormat.FP4, PerBlock(MX_BLOCK), ScaleFormat.E8M0),
+    (NumberFormat.FP8, PerBlock(MX_BLOCK), ScaleFormat.E8M0),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,15 +45,32 @@ class WeightScheme:
     granularity: Granularity = _BY_CHANNEL
     symmetric: bool = True
     clipped: bool = False  # scales of least squared rounding error, not of the largest magnitude
+    scales: ScaleFormat = ScaleFormat.FP32
 
     def __post_init__(self) -> None:
         if not self.format.is_scaled:
-            raise BadInput(f"a weight in {self.format} has no scale: use INT8, INT4, INT2 or FP8")
+            raise BadInput(
+                f"a weight in {self.format} has no scale: use INT8, INT4, INT2, FP8 or FP4"
+            )
         if not self.symmetric and not self.format.is_integer:
             raise BadInput(
                 f"a weight in {self.format} has no zero-point: use a symmetric scheme, "
                 "or an integer format"
             )
+        plain = self.scales is ScaleFormat.FP32 and self.format is not NumberFormat.FP4
+        if not plain and (self.format, self.granularity, self.scales) not in _BLOCK_FLOATS:
+            raise BadInput(
+                f"weights in {self.format}, {self.granularity.kind}, with scales in {self.scales} "
+                f"are no format: use FP4 in blocks of {NVFP4_BLOCK} with scales in E4M3 (NVFP4), "
+                f"or FP4 or FP8 in blocks of {MX_BLOCK} with scales in E8M0 (MX)"
+            )
+
+    def tensor_scale(self, flat: NDArray[np.float32]) -> float | None:
+        """Return the scale of NVFP4's scales, of a weight [outputs, inputs]; None for others."""
+        if self.scales is not ScaleFormat.E4M3:
+            return None
+        largest = max(float(flat.max(initial=0.0)), -float(flat.min(initial=0.0)))
+        return tensor_scale(min(largest, LARGEST))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,12 +78,14 @@ class QuantizedWeight:
     """One layer's weight, [outputs, inputs...] flattened to [outputs, inputs]."""
 
     format: NumberFormat
-    # Quantized values, [outputs, inputs]: int8 for integer formats, float8_e4m3fn for FP8.
+    # Quantized values, [outputs, inputs]: int8 for integer formats, float8_e4m3fn for FP8,
+    # float4_e2m1fn for FP4.
     values: NDArray[np.generic]
     scales: NDArray[np.float32]  # [outputs, blocks]; [1, 1] per tensor; [outputs, 1] per channel
     zero_points: NDArray[np.int8] | None  # like scales; None is zero
     block: int | None  # inputs that share a scale; None: all of them
     shape: tuple[int, ...]  # of the weight as it was given
+    tensor_scale: float | None = None  # of NVFP4: `scales` are E4M3 times it
 
     def dequantized(self) -> NDArray[np.float32]:
         """Return what the graph computes with, in the weight's own shape."""
@@ -122,7 +148,8 @@ def quantize(weight: NDArray[np.float32], scheme: WeightScheme) -> QuantizedWeig
 
     pieces = range(0, len(flat), OUTPUTS_AT_ONCE)
     values = np.concatenate([rounded(slice(start, start + OUTPUTS_AT_ONCE)) for start in pieces])
-    return QuantizedWeight(scheme.format, values, scales, zero_points, block, weight.shape)
+    whole = scheme.tensor_scale(flat)
+    return QuantizedWeight(scheme.format, values, scales, zero_points, block, weight.shape, whole)
 
 
 def qparams(
@@ -136,10 +163,16 @@ def qparams(
     groups = grouped(flat, scheme.granularity)
     if scheme.symmetric:
         largest = np.minimum(np.maximum(groups.max(axis=-1), -groups.min(axis=-1)), LARGEST)
-        scales = positive(largest / scheme.format.largest)
-        if scheme.clipped:
-            scales = _least_error(groups, scales, lambda step: (step, None), scheme.format)[0]
-        return scales, None
+        scales, whole = positive(largest / scheme.format.largest), scheme.tensor_scale(flat)
+
+        def stored(step: NDArray[np.float32]) -> Qparams:
+            return stored_scales(step, scheme.scales, whole), None
+
+        return (
+            _least_error(groups, scales, stored, scheme.format)
+            if scheme.clipped
+            else stored(scales)
+        )
     low = np.clip(groups.min(axis=-1).astype(np.float64), -LARGEST, 0.0)
     high = np.clip(groups.max(axis=-1).astype(np.float64), 0.0, LARGEST)
     scales = positive((high - low) / (2 * scheme.format.largest + 1))

@@ -30,6 +30,7 @@ CLASSES: Mapping[str, Sequence[str]] = {
     "int8-weights": ("int8-weights",),
     "int4-weights": ("int4-gptq",),
     "fp8": ("fp8",),
+    "nvfp4": ("nvfp4",),
     "fp16": ("fp16-whole", "fp16"),
 }
 """Class -> recipes that stand for it, the first that a target can express."""
@@ -44,7 +45,7 @@ class RecipeCoverage:
     """What one class of recipes takes of a model on one target."""
 
     target: str
-    recipes: str  # the class: int8, int8-weights, int4-weights, fp8 or fp16
+    recipes: str  # the class: int8, int8-weights, int4-weights, fp8, nvfp4 or fp16
     refused: str | None  # why the target has no recipe of the class
     layers: int
     weights: float  # fraction of all float numbers that the graph stores, 0..1

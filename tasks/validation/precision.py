@@ -1,4 +1,4 @@
-"""Does what was asked for in INT8 or FP8 run in it?
+"""Does what was asked for in INT8, FP8 or FP4 run in it?
 
 What was asked stands in the Q/DQ graph, what runs in the engine. A runtime is free to restore
 floats and multiply those: the answers stay right, and the speed that was paid for with accuracy is
@@ -31,7 +31,10 @@ _FORMATS = {
     onnx.TensorProto.INT8: "INT8",
     onnx.TensorProto.UINT8: "INT8",
     onnx.TensorProto.FLOAT8E4M3FN: "FP8",
+    onnx.TensorProto.FLOAT4E2M1: "FP4",
 }
+_ROUNDED = {"RoundToNVFP4": "FP4", "RoundToMXFP8": "FP8"}
+"""Functions that round an activation in blocks (`tasks.quantization.graph.block_floats`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +44,7 @@ class QuantizedProduct:
     site: str
     layer: str
     node: str  # of the graph
-    precision: str  # INT8 or FP8
+    precision: str  # INT8, FP8 or FP4
     macs: int = 1  # multiply-accumulates on a typical batch
 
 
@@ -187,8 +190,10 @@ def _finding(requested: QuantizedProduct, kernels: Sequence[Kernel]) -> LayerPre
 
 
 def _format(name: str, producers: dict[str, onnx.NodeProto], types: dict[str, int]) -> str:
-    """Return INT8 or FP8 where the tensor is restored from it, otherwise nothing."""
+    """Return INT8, FP8 or FP4 where the tensor is restored from it, otherwise nothing."""
     restored = producers.get(name)
+    if restored is not None and restored.op_type in _ROUNDED:
+        return _ROUNDED[restored.op_type]
     if restored is None or restored.op_type != "DequantizeLinear":
         return ""
     source = restored.input[0]

@@ -35,6 +35,10 @@ def for_device(monkeypatch: pytest.MonkeyPatch, capability: str) -> None:
         ("SM75", "int8-fp16", True),
         ("SM75", "int4-gptq", False),
         ("SM80", "int4-gptq", True),
+        ("SM89", "nvfp4", False),
+        ("SM120", "nvfp4", True),
+        ("SM89", "mxfp8", True),
+        ("SM89", "mxfp4-weights", False),
     ],
 )
 def test_what_builds_for_a_device_is_what_its_builder_builds(

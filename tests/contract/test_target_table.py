@@ -10,6 +10,7 @@ import pytest
 from infra.engines import open_target
 from infra.engines.port import Built, Shapes
 from infra.errors import Refused
+from infra.settings import Settings, settings
 from tasks.numerics.formats import NumberFormat
 from tasks.quantization.graph import qdq
 from tasks.quantization.graph.lowering import lower
@@ -46,8 +47,11 @@ WIDENED = [item for item in ALONE if item.rest is NumberFormat.FP16]
     "recipe", [item for item in ALONE if item not in WIDENED], ids=lambda recipe: recipe.name
 )
 def test_a_target_builds_what_the_table_says_it_can_express_and_nothing_else(
-    recipe: Recipe, target: str
+    recipe: Recipe, target: str, workspace: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if recipe.weights.format is NumberFormat.FP4:
+        monkeypatch.setenv("REQUANT_TENSORRT_RTX_CAPABILITY", "SM120")  # the first that has it
+        settings.cache_clear()
     opened = open_target(target)
     graph = lower(qdq.write(derive(MODEL, SITES, OBSERVED, recipe, None).plan), opened.form)
     reason = why_not(recipe, target)

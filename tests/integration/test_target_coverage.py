@@ -33,7 +33,9 @@ def test_every_class_has_a_line_for_every_target(
     assert "fp16 on tensorrt-rtx: 3 layers, 100.0% of the weights" in out
     document = json.loads(added(spec, capsys, "--json"))
     lines = {(item["target"], item["recipes"]): item for item in document["by target"]}
-    assert len(lines) == 10
+    assert len(lines) == 12
+    nvfp4 = lines.pop(("tensorrt-rtx", "nvfp4"))
+    assert "does not build MatMul layers of its formats for SM89" in nvfp4["refused"]
     assert all(item["refused"] is None for item in lines.values())
     assert lines["tensorrt-rtx", "int8"]["left"][0]["op"] == "Gather"
 

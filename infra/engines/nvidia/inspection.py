@@ -32,6 +32,7 @@ _POINTWISE = "kgen"
 _PRODUCT = re.compile(r"Fc|Gemm|Conv|Dot|MatMul|Bmm")
 """What the name of a generated kernel has where it multiplies matrices."""
 _TACTICS = (
+    ("FP4", re.compile(r"e2m1|(?:^|_)(?:nv|mx)?fp?4(?:_|$)")),
     ("INT8", re.compile(r"(?:^|_)(?:[isu]8|int8|imma)")),
     ("FP8", re.compile(r"e[45]m[23]|(?:^|_)(?:fp8|qgmma)")),
     ("FLOAT", re.compile(r"gemm|fprop|conv")),  # a product whose name has neither of the above
@@ -145,10 +146,10 @@ def _by_operands(types: Sequence[str]) -> str:
     A product reads two operands of its precision; with one alone, the other may have been restored
     to floats.
     """
-    for precision in ("INT8", "FP8"):
+    for precision in ("FP4", "INT8", "FP8"):  # of FP4, scales are FP8
         if types.count(precision) >= 2:
             return precision
-    narrow = {"INT8", "FP8", "INT4"} & set(types)
+    narrow = {"INT8", "FP8", "INT4", "FP4"} & set(types)
     return UNKNOWN if narrow or not types else "FLOAT"
 
 
@@ -158,9 +159,9 @@ def _weights(layer: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def _type(tensor: Mapping[str, Any]) -> str:
-    """Return INT8, FP8, INT4, or FLOAT for everything longer."""
+    """Return INT8, FP8, INT4, FP4, or FLOAT for everything longer."""
     datatype = (
         tensor.get("Format/Datatype") or tensor.get("Datatype") or tensor.get("DataType") or ""
     )
-    named = re.search(r"int8|fp8|int4", str(datatype).lower())
+    named = re.search(r"int8|fp8|int4|fp4", str(datatype).lower())
     return named.group(0).upper() if named else "FLOAT"

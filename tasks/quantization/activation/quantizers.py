@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.graphs.sites import Site
+from tasks.numerics.block_floats import BlockQuantizer, tensor_scale
 from tasks.numerics.formats import LARGEST, SMALLEST, NumberFormat
 from tasks.numerics.histogram import ExponentHistogram
 from tasks.numerics.output_error import output_error, squared_error
@@ -24,6 +25,7 @@ from tasks.quantization.recipe.schemes import (
     Awq,
     DeployedSmoothing,
     Equalized,
+    PerBlockOfToken,
     PerToken,
     RangeRule,
     Searched,
@@ -184,6 +186,17 @@ def quantizer(
     # All zeros, or next to it: any range will do whose step is a normal number.
     bounds = (low, max(high, low + SMALLEST))
     return Quantizer(amax_with_room, smoothing_scales, scheme.format, bounds)
+
+
+def block_quantizer(observed: SiteObservation, recipe: Recipe) -> BlockQuantizer | None:
+    """Return what rounds a site's activation in blocks; None where the recipe asks for none."""
+    scheme = recipe.activation
+    if not isinstance(scheme, PerBlockOfToken):
+        return None
+    if scheme.format is not NumberFormat.FP4:
+        return BlockQuantizer(scheme.format)
+    largest = min(observed.histogram.amax * scheme.headroom, LARGEST)
+    return BlockQuantizer(scheme.format, tensor_scale(largest))
 
 
 def _range(

@@ -12,7 +12,7 @@ from tasks.graphs.weights import constant_values
 from tasks.numerics.formats import SMALLEST, NumberFormat
 from tasks.observation.observer import SiteObservation
 from tasks.quantization.recipe.recipe import Recipe
-from tasks.quantization.recipe.schemes import Static
+from tasks.quantization.recipe.schemes import PerBlockOfToken, Static
 
 _LARGEST = {NumberFormat.FP16: 65504.0, NumberFormat.BF16: 3.3895e38}
 
@@ -23,9 +23,11 @@ def unknown_ranges(
     """Return names of the sites whose fixed range would be a guess.
 
     Calibration never reached them, or with zeros alone. Weight-only and dynamic recipes fix no
-    range, and have none.
+    range, and have none; NVFP4 fixes the scale of a tensor.
     """
-    if not isinstance(recipe.activation, Static):
+    activation = recipe.activation
+    of_tensor = isinstance(activation, PerBlockOfToken) and activation.format is NumberFormat.FP4
+    if not (of_tensor or isinstance(activation, Static)):
         return ()
     return tuple(site.name for site in sites if observed[site.name].histogram.amax < SMALLEST)
 

@@ -150,6 +150,11 @@ def _require_expressible(parts: Mapping[str, onnx.TensorProto], site: Site, weig
             f"compressed-tensors has no place for the smoothing scales of {site.name}: export a "
             "champion without them, such as of int8-max, fp8 or int4-gptq"
         )
+    if f"{weight}.zero_point" not in parts:
+        raise BadInput(
+            f"the weight of {site.name} is of floats in blocks, which is not written as "
+            "compressed-tensors: export a champion such as of fp8 or int4-gptq"
+        )
     if f"{site.tensor}.least_range" in parts:
         raise BadInput(
             f"the range of {site.name} is found for each token by nodes of the graph, which "

@@ -12,11 +12,17 @@ from numpy.typing import NDArray
 
 from tasks.graphs.sites import Site, layer_weight
 from tasks.graphs.weights import constant_values
-from tasks.numerics.formats import NumberFormat, PerBlock, PerChannel
+from tasks.numerics.block_floats import BlockQuantizer, fake_quantize_blocks
+from tasks.numerics.formats import NumberFormat, PerBlock, PerChannel, ScaleFormat
 from tasks.numerics.quantized_weight import QuantizedWeight, WeightScheme, multiplied, quantize
 from tasks.numerics.quantizer import Quantizer
 from tasks.observation.observer import SiteObservation
-from tasks.quantization.activation.quantizers import SiteQuantizer, chosen_smoothing_scales, sample
+from tasks.quantization.activation.quantizers import (
+    SiteQuantizer,
+    block_quantizer,
+    chosen_smoothing_scales,
+    sample,
+)
 from tasks.quantization.activation.uncalibrated import holds
 from tasks.quantization.graph.folding import fold
 from tasks.quantization.graph.plan import CastSite, GraphPlan, QuantizedSite
@@ -82,6 +88,7 @@ def assemble(
                 choices[site.name],
                 folded=site.name in done,
                 trained=site.name in trained,
+                blocks=block_quantizer(observed[site.name], recipe),
             ),
             recipe,
         )
@@ -99,15 +106,23 @@ def assemble(
 
 
 def layer_scheme(scheme: WeightScheme, weight: NDArray[np.float32]) -> WeightScheme:
-    """Return the scheme, or what comes next to it for a convolution.
+    """Return the scheme, or what comes next to it where a layer cannot have it.
 
-    Convolutions have neither blocks nor fewer than 8 bits.
+    Convolutions have neither blocks nor fewer than 8 bits, and floats in blocks are two whole
+    blocks at least.
     """
-    narrow = scheme.format in (NumberFormat.INT4, NumberFormat.INT2) or isinstance(
-        scheme.granularity, PerBlock
+    blocks = scheme.granularity.size if isinstance(scheme.granularity, PerBlock) else 0
+    narrow = blocks or scheme.format in (NumberFormat.INT4, NumberFormat.INT2)
+    broken = scheme.scales is not ScaleFormat.FP32 and (
+        weight.shape[1] % blocks or weight.shape[1] <= blocks
     )
-    if narrow and weight.ndim > 2:
-        return replace(scheme, format=NumberFormat.INT8, granularity=PerChannel())
+    if broken or (narrow and weight.ndim > 2):
+        return replace(
+            scheme,
+            format=NumberFormat.INT8,
+            granularity=PerChannel(),
+            scales=ScaleFormat.FP32,
+        )
     return scheme
 
 
@@ -138,6 +153,7 @@ class _Work:
     choice: SiteQuantizer
     folded: bool = False
     trained: bool = False
+    blocks: BlockQuantizer | None = None  # of the activation, where weights are in blocks too
 
 
 def _planned(model: onnx.ModelProto, work: _Work, recipe: Recipe) -> QuantizedSite:
@@ -148,7 +164,9 @@ def _planned(model: onnx.ModelProto, work: _Work, recipe: Recipe) -> QuantizedSi
         kept = kept / choice.smoothing_scales if kept.size else kept
     rows = kept if site.channel_axis == -1 else NO_ROWS  # a convolution's pixels are not its inputs
     scheme, activation = layer_scheme(work.scheme, weights[0]), choice.activation
-    rounded = round_weights(weights, rows, scheme, recipe.rounding)
+    blocks = None if scheme.scales is ScaleFormat.FP32 else work.blocks
+    read = rows if blocks is None or not rows.size else fake_quantize_blocks(rows, blocks)
+    rounded = round_weights(weights, read, scheme, recipe.rounding)
     if work.trained:
         rounded, activation = train_site(weights, rows, rounded, activation)
     rounded = _with_room_for_biases(model, site, rounded, activation)
@@ -160,7 +178,7 @@ def _planned(model: onnx.ModelProto, work: _Work, recipe: Recipe) -> QuantizedSi
     unfolded = None if work.folded else choice.smoothing_scales
     dynamic = isinstance(recipe.activation, Dynamic)
     per_token = isinstance(recipe.activation, PerToken)
-    return QuantizedSite(site, rounded, activation, dynamic, per_token, unfolded, corrected)
+    return QuantizedSite(site, rounded, activation, dynamic, per_token, unfolded, corrected, blocks)
 
 
 def _with_room_for_biases(

@@ -93,7 +93,10 @@ def _products(
 ) -> list[onnx.NodeProto]:
     """Write (levels - zero-point) * scale with operators that are folded."""
     levels, scale, *rest = (constants[name] for name in node.input)
-    axis = next((item.i for item in node.attribute if item.name == "axis"), 1)
+    options = {item.name: item.i for item in node.attribute}
+    if options.get("block_size"):
+        return _products_of_blocks(graph, node, levels, scale, options)
+    axis = options.get("axis", 1)
     shape = [-1 if place == axis else 1 for place in range(len(levels.dims))]
     along = shape if len(scale.dims) else []
     units, result = f"{node.output[0]}.units", node.output[0]
@@ -108,6 +111,37 @@ def _products(
         nodes.append(helper.make_node(op, [units, f"{name}.by"], [made], name))
         units = made
     return nodes
+
+
+def _products_of_blocks(
+    graph: onnx.GraphProto,
+    node: onnx.NodeProto,
+    levels: onnx.TensorProto,
+    scale: onnx.TensorProto,
+    options: Mapping[str, int],
+) -> list[onnx.NodeProto]:
+    """Write levels * scale with one scale for each block of an axis."""
+    axis, size, result, name = options["axis"], options["block_size"], node.output[0], node.name
+    whole, blocks = list(levels.dims), list(scale.dims)
+    shapes = {
+        "parted": [*whole[:axis], blocks[axis], size, *whole[axis + 1 :]],
+        "shaped": whole,
+    }
+    beside = [*blocks[: axis + 1], 1, *blocks[axis + 1 :]]
+    for part, shape in shapes.items():
+        graph.initializer.append(inside(np.asarray(shape, np.int64), f"{result}.{part}.shape"))
+    graph.initializer.append(
+        constants_like(graph)(constant_values(scale).reshape(beside), f"{name}.Mul.by")
+    )
+    units, parted, product = f"{result}.units", f"{result}.parted", f"{result}.product"
+    return [
+        helper.make_node("Cast", [levels.name], [units], f"{name}.units", to=_FLOAT),
+        helper.make_node("Reshape", [units, f"{parted}.shape"], [parted], f"{name}.parted"),
+        helper.make_node("Mul", [parted, f"{name}.Mul.by"], [product], f"{name}.Mul"),
+        helper.make_node(
+            "Reshape", [product, f"{result}.shaped.shape"], [result], f"{name}.shaped"
+        ),
+    ]
 
 
 def _restore_weights(graph: onnx.GraphProto, floats: Collection[str]) -> None:

@@ -11,6 +11,10 @@ from infra.errors import BadInput
 from tasks.graphs.integer_regions import mark_floats
 from tasks.graphs.weights import constant_values
 from tasks.numerics.output_error import INT8_LARGEST
+from tasks.quantization.graph.block_floats.lowering import (
+    in_tensorrt_operators,
+    without_four_bit_floats,
+)
 from tasks.quantization.graph.float_layers import plain_floats, restored_once
 from tasks.quantization.graph.integer_products import (
     begins_at_zero,
@@ -49,14 +53,16 @@ def lower(qdq: onnx.ModelProto, form: str) -> onnx.ModelProto:
     """
     match form:
         case "s8":
-            floats = without_integer_biases(recurrent_in_floats(qdq))
+            floats = without_integer_biases(recurrent_in_floats(in_tensorrt_operators(qdq)))
             return mark_floats(without_results(quantized_branches(floats)))
         case "u8":
-            integers = recurrent_in_integers(unsigned_activations(used_integer_biases(qdq)))
+            held = without_four_bit_floats(qdq)
+            integers = recurrent_in_integers(unsigned_activations(used_integer_biases(held)))
             fused = turned_weights(bias_apart(in_integers(integers)))
             return kept_cuts(gathered_levels(restored_once(plain_floats(fused))))
         case "plain":
-            return mark_floats(gathered_levels(without_results(recurrent_in_floats(qdq))))
+            floats = recurrent_in_floats(without_four_bit_floats(qdq))
+            return mark_floats(gathered_levels(without_results(floats)))
         case _:
             raise BadInput(f"no lowering is called {form!r}: allowed are 's8', 'u8' and 'plain'")
 

@@ -10,6 +10,7 @@ import onnx
 from numpy.typing import NDArray
 
 from tasks.graphs.sites import Site
+from tasks.numerics.block_floats import BlockQuantizer
 from tasks.numerics.formats import NumberFormat
 from tasks.numerics.quantized_weight import QuantizedWeight
 from tasks.numerics.quantizer import Quantizer
@@ -30,6 +31,7 @@ class QuantizedSite:
     corrections: tuple[NDArray[np.float32], ...] | None = (
         None  # one a layer, [outputs], added to what it returns
     )
+    blocks: BlockQuantizer | None = None  # a scale a block of each row, found at run time
 
 
 @dataclass(frozen=True, slots=True)

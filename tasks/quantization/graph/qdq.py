@@ -17,10 +17,13 @@ from tasks.graphs.integer_regions import SUFFIX, mark_floats
 from tasks.graphs.short_floats import in_type_of, shortened
 from tasks.graphs.sites import Layer, Site
 from tasks.graphs.weights import constant_values, constants_for
+from tasks.numerics.block_floats import BlockQuantizer
 from tasks.numerics.formats import SMALLEST, NumberFormat
 from tasks.numerics.quantized_weight import QuantizedWeight
 from tasks.numerics.quantizer import Quantizer
 from tasks.observation.scales import Scales, check_scales
+from tasks.quantization.graph.block_floats import functions
+from tasks.quantization.graph.block_floats.weights import restored_blocks
 from tasks.quantization.graph.plan import CastSite, GraphPlan, QuantizedSite
 from tasks.quantization.graph.recurrent import quantize_recurrent
 
@@ -28,10 +31,17 @@ _STORED = {
     NumberFormat.INT8: np.int8,
     NumberFormat.INT4: ml_dtypes.int4,
     NumberFormat.INT2: ml_dtypes.int2,
+    NumberFormat.FP8: ml_dtypes.float8_e4m3fn,
+    NumberFormat.FP4: ml_dtypes.float4_e2m1fn,
 }
 _SHORT = {NumberFormat.FP16: TensorProto.FLOAT16, NumberFormat.BF16: TensorProto.BFLOAT16}
 _SHORT_TYPES = {NumberFormat.FP16: np.float16, NumberFormat.BF16: ml_dtypes.bfloat16}
-_NEEDS = {NumberFormat.INT2: (25, 13), NumberFormat.INT4: (21, 10), NumberFormat.FP8: (21, 10)}
+_NEEDS = {
+    NumberFormat.INT2: (25, 13),
+    NumberFormat.INT4: (21, 10),
+    NumberFormat.FP8: (21, 10),
+    NumberFormat.FP4: (23, 11),
+}
 """First opset and IR version whose DequantizeLinear reads the format."""
 _BLOCKS_NEED = (21, 10)
 _SHORT_SCALES_NEED = (19, 9)
@@ -120,6 +130,11 @@ def _raised(plan: GraphPlan) -> onnx.ModelProto:
         weight for item in plan.sites if isinstance(item, QuantizedSite) for weight in item.weights
     ]
     needs = [_NEEDS.get(weight.format, (0, 0)) for weight in quantized]
+    needs += [
+        functions.NEEDS[functions.function_name(item.blocks)]
+        for item in plan.sites
+        if isinstance(item, QuantizedSite) and item.blocks is not None
+    ]
     needs += [_BLOCKS_NEED for weight in quantized if weight.block is not None]
     needs += [_SHORT_SCALES_NEED for _ in quantized if plan.rest is not NumberFormat.FP32]
     opset, ir_version = max(needs, default=(0, 0))
@@ -169,7 +184,7 @@ class _Writer:
             node, weight = self._nodes[layer.node], item.weights[place]
             node.input[0] = source
             node.input[1] = f"{layer.node}.weight.dequantized"
-            self._before.setdefault(layer.node, []).append(self._weight(layer, weight))
+            self._before.setdefault(layer.node, []).extend(self._weight(layer, weight))
             self._replaced.add(layer.weight)
             if item.per_token:
                 self._times_range(node, item.site)
@@ -266,6 +281,7 @@ class _Writer:
         ]
         del self._graph.initializer[:]
         self._graph.initializer.extend(initializers)
+        functions.define(self._model)
         return self._model
 
     def _beside(self, tensor: str) -> list[onnx.NodeProto]:
@@ -294,6 +310,8 @@ class _Writer:
             source = self._by_token(name, source, nodes)
         qparams = [f"{name}.scale", f"{name}.zero_point"]
         quantized, restored = f"{name}.quantized", f"{name}.dequantized"
+        if item.blocks is not None:
+            return self._in_blocks(name, source, item.blocks, nodes)
         if item.dynamic:
             nodes.append(
                 helper.make_node(
@@ -314,6 +332,17 @@ class _Writer:
                 "DequantizeLinear", [quantized, *qparams], [restored], f"{name}.dequantize"
             )
         )
+        return restored
+
+    def _in_blocks(
+        self, name: str, source: str, blocks: BlockQuantizer, nodes: list[onnx.NodeProto]
+    ) -> str:
+        whole, restored = None, f"{name}.dequantized"
+        if blocks.tensor_scale is not None:
+            whole = f"{name}.scale.scale"
+            self._add(whole, np.asarray(blocks.tensor_scale, np.float32))
+        rounding = functions.function_name(blocks)
+        nodes.append(functions.call(rounding, source, restored, f"{name}.quantize", whole))
         return restored
 
     def _by_token(self, name: str, source: str, nodes: list[onnx.NodeProto]) -> str:
@@ -349,20 +378,21 @@ class _Writer:
             )
         )
 
-    def _weight(self, layer: Layer, weight: QuantizedWeight) -> onnx.NodeProto:
+    def _weight(self, layer: Layer, weight: QuantizedWeight) -> list[onnx.NodeProto]:
         """Store quantized values in the layout of the layer's own weight.
 
-        And return the node that restores them.
+        And return the nodes that restore them.
         """
         name = f"{layer.node}.weight"
-        stored = (
-            weight.values
-            if weight.format is NumberFormat.FP8
-            else weight.values.astype(_STORED[weight.format])
-        )
+        stored = weight.values.astype(_STORED[weight.format])
         self._add(
             f"{name}.quantized", np.moveaxis(stored.reshape(weight.shape), 0, layer.output_axis)
         )
+        if weight.block is not None and not weight.format.is_integer:
+            nodes, constants = restored_blocks(name, layer, weight)
+            for constant, numbers in constants.items():
+                self._add(constant, numbers)
+            return nodes
         inputs, options = [f"{name}.quantized", f"{name}.scale", f"{name}.zero_point"], {}
         zero_points = (
             np.zeros(weight.scales.shape, np.int8)
@@ -382,15 +412,13 @@ class _Writer:
         self._add(f"{name}.scale", scales)
         self._add(
             f"{name}.zero_point",
-            zeros.astype(
-                ml_dtypes.float8_e4m3fn
-                if weight.format is NumberFormat.FP8
-                else _STORED[weight.format]
-            ),
+            zeros.astype(_STORED[weight.format]),
         )
-        return helper.make_node(
-            "DequantizeLinear", inputs, [f"{name}.dequantized"], f"{name}.dequantize", **options
-        )
+        return [
+            helper.make_node(
+                "DequantizeLinear", inputs, [f"{name}.dequantized"], f"{name}.dequantize", **options
+            )
+        ]
 
     def _correct(self, node: onnx.NodeProto, layer: Layer, correction: NDArray[np.float32]) -> None:
         """Add a constant per output channel to what the layer returns: in its bias, or behind it.

@@ -30,6 +30,7 @@ from tasks.quantization.pipeline.tuning import Tuned, tune
 from tasks.quantization.recipe.recipe import Recipe
 from tasks.quantization.recipe.schemes import Cast, Static
 from tasks.quantization.report.diagnostics import (
+    block_diagnostics,
     drift_diagnostics,
     exclusion_diagnostics,
     observation_diagnostics,
@@ -122,6 +123,7 @@ def derive(
         *limit_diagnostics(changes, largest_change),
         *drift_diagnostics(ranking, scales_alone=recipe.keeps_graph),
         *product_diagnostics(recipe),
+        *block_diagnostics(plan, recipe),
     )
     return Derived(plan, excluded, ranking, reference, diagnostics)
 

@@ -25,7 +25,13 @@ from tasks.quantization.graph import qdq
 from tasks.quantization.graph.lowering import lower
 from tasks.quantization.pipeline.derive import derive
 from tasks.quantization.recipe.recipe import Recipe
-from tasks.quantization.recipe.schemes import Cast, HighPrecision, Nearest, PerToken
+from tasks.quantization.recipe.schemes import (
+    Cast,
+    HighPrecision,
+    Nearest,
+    PerBlockOfToken,
+    PerToken,
+)
 from tasks.quantization.recipe.targets import ONNXRUNTIME, why_not
 
 _WIDTH, _ROWS, _SIZE = 256, 16, 8
@@ -47,8 +53,9 @@ def _refusal(recipe: Recipe, target: str, asked: Sequence[str]) -> str | None:
     if not recipe.quantized or recipe.starts_from_champion or target == ONNXRUNTIME:
         return None
     device = settings().tensorrt_rtx_capability
-    by_token = isinstance(recipe.activation, PerToken)  # which convolutions have not
-    kinds = [op for op in asked if op == "MatMul" or not by_token]
+    # Convolutions have neither a range a token nor floats in blocks.
+    of_rows = isinstance(recipe.activation, PerToken | PerBlockOfToken)
+    kinds = [op for op in asked if op == "MatMul" or not of_rows]
     words = (_asked_once(_formats(recipe), target, op, device) for op in kinds)
     return next((text for text in words if text is not None), None)
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from infra.errors import BadInput
-from tasks.numerics.formats import NumberFormat, PerBlock, PerTensor
+from tasks.numerics.formats import NumberFormat, PerBlock, PerTensor, ScaleFormat
 from tasks.numerics.quantized_weight import WeightScheme
 from tasks.quantization.recipe.recipe import Recipe
 from tasks.quantization.recipe.schemes import (
@@ -19,6 +19,7 @@ from tasks.quantization.recipe.schemes import (
     Head,
     HighPrecision,
     Nearest,
+    PerBlockOfToken,
     PerToken,
     RangeRule,
     Rounding,
@@ -71,6 +72,10 @@ def _weight_only(
         version=5 if isinstance(rounding, Gptq) else 4,
     )
 
+
+_NVFP4 = WeightScheme(NumberFormat.FP4, PerBlock(16), clipped=True, scales=ScaleFormat.E4M3)
+_MXFP8 = WeightScheme(NumberFormat.FP8, PerBlock(32), scales=ScaleFormat.E8M0)
+_MXFP4 = WeightScheme(NumberFormat.FP4, PerBlock(32), clipped=True, scales=ScaleFormat.E8M0)
 
 _ALL = (
     Recipe(
@@ -222,6 +227,39 @@ _ALL = (
         WeightScheme(NumberFormat.FP8),
         Static(NumberFormat.FP8, headroom=FP8_HEADROOM),
         version=5,
+    ),
+    Recipe(
+        "nvfp4",
+        "FP4 weights, GPTQ rounding, and activations, 16 a scale, the output layer's weights INT8",
+        _NVFP4,
+        PerBlockOfToken(NumberFormat.FP4),
+        rounding=_GPTQ,
+        tables=NumberFormat.INT8,
+        head=Head(_INT8_WEIGHTS),
+    ),
+    Recipe(
+        "nvfp4-weights",
+        "FP4 weights, GPTQ rounding, 16 a scale, the output layer in INT8",
+        _NVFP4,
+        None,
+        rounding=_GPTQ,
+        tables=NumberFormat.INT8,
+        head=Head(_INT8_WEIGHTS),
+    ),
+    Recipe(
+        "mxfp8",
+        "FP8 weights and activations, 32 a scale, a power of two",
+        _MXFP8,
+        PerBlockOfToken(NumberFormat.FP8),
+    ),
+    Recipe(
+        "mxfp4-weights",
+        "FP4 weights, GPTQ rounding, 32 a scale, a power of two, the output layer in INT8",
+        _MXFP4,
+        None,
+        rounding=_GPTQ,
+        tables=NumberFormat.INT8,
+        head=Head(_INT8_WEIGHTS),
     ),
     Recipe(
         "int8-weights",

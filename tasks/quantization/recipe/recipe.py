@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, replace
 
 from infra.canonical import Json
 from infra.errors import BadInput
-from tasks.numerics.formats import NumberFormat, PerBlock, PerTensor
+from tasks.numerics.formats import NumberFormat, PerBlock, PerTensor, ScaleFormat
 from tasks.numerics.quantized_weight import WeightScheme
 from tasks.quantization.recipe.schemes import (
     SHORT_FLOATS,
@@ -19,6 +19,7 @@ from tasks.quantization.recipe.schemes import (
     Head,
     HighPrecision,
     Nearest,
+    PerBlockOfToken,
     PerToken,
     RangeRule,
     Rounding,
@@ -80,7 +81,8 @@ class Recipe:
     @property
     def learns_from_many(self) -> bool:
         """Whether GPTQ needs more rows than an observation keeps: few bits move weights far."""
-        return isinstance(self.rounding, Gptq) and self.activation is None
+        of_weights = self.activation is None or isinstance(self.activation, PerBlockOfToken)
+        return isinstance(self.rounding, Gptq) and of_weights
 
     @property
     def keeps_graph(self) -> bool:
@@ -145,7 +147,7 @@ class Recipe:
             "rounding": _STORED_ROUNDING[type(self.rounding)],
             "bias_correction": self.bias_correction,
             "tables": self.tables.value,
-            "head": asdict(head.weights) if head else None,
+            "head": _stored_weights(head.weights) if head else None,
             "head_at_ends": head is not None and head.at_ends,
             "kv_cache": self.kv_cache.value,
             "trained_sites": self.trained_sites,
@@ -159,15 +161,28 @@ class Recipe:
         }
 
 
-def _stored_weights(weights: WeightScheme | Cast) -> Json:
+def _stored_weights(weights: WeightScheme | Cast) -> dict[str, Json]:
     if isinstance(weights, Cast):
-        return {**asdict(_INT8_WEIGHTS), "format": weights.format.value}
-    return asdict(weights)
+        return {**_stored_weights(_INT8_WEIGHTS), "format": weights.format.value}
+    stored = asdict(weights)
+    if weights.scales is ScaleFormat.FP32:
+        del stored["scales"]  # as manifests of before other scales have it
+    return stored
 
 
 def _stored_activation(activation: Activation | None) -> Json:
     if activation is None:
         return None
+    if isinstance(activation, PerBlockOfToken):
+        return {
+            "format": activation.format.value,
+            "symmetric": True,
+            "dynamic": True,
+            "per_token": False,
+            "per_block": True,
+            "rule": RangeRule.MAX.value,
+            "headroom": activation.headroom,
+        }
     if isinstance(activation, Dynamic | PerToken):
         return {
             "format": NumberFormat.INT8.value,
@@ -207,6 +222,16 @@ def _searches_by_token(recipe: Recipe) -> bool:
 
 def _has_format(recipe: Recipe, format: NumberFormat) -> bool:
     return isinstance(recipe.activation, Static) and recipe.activation.format is format
+
+
+def _share_blocks(recipe: Recipe, activation: PerBlockOfToken) -> bool:
+    weights, e4m3 = recipe.weights, activation.format is NumberFormat.FP4
+    wanted = ScaleFormat.E4M3 if e4m3 else ScaleFormat.E8M0
+    return (
+        isinstance(weights, WeightScheme)
+        and weights.format is activation.format
+        and weights.scales is wanted
+    )
 
 
 def _schemes(recipe: Recipe) -> tuple[WeightScheme, ...]:
@@ -280,7 +305,10 @@ UNSUPPORTED: Sequence[Pair] = (
         "an INT8 cache, or ranges at run time",
         lambda r: (
             r.rest in SHORT_FLOATS
-            and (r.kv_cache is not NumberFormat.FP32 or isinstance(r.activation, Dynamic))
+            and (
+                r.kv_cache is not NumberFormat.FP32
+                or isinstance(r.activation, Dynamic | PerBlockOfToken)
+            )
         ),
         "keep the rest in FP32, or use static activations without a cache of its own",
     ),
@@ -341,6 +369,12 @@ UNSUPPORTED: Sequence[Pair] = (
         "activations of a fixed range",
         lambda r: isinstance(r.rounding, Awq) and _is_static(r),
         "leave the activation in floating point, or use a dynamic range",
+    ),
+    Pair(
+        "activations in blocks",
+        "weights of another form",
+        lambda r: isinstance(r.activation, PerBlockOfToken) and not _share_blocks(r, r.activation),
+        "store the weights as the activation: FP4 with scales in E4M3, or FP8 with scales in E8M0",
     ),
     Pair(
         "products in INT8",

@@ -69,7 +69,23 @@ class PerToken:
     """
 
 
-Activation = Static | Dynamic | PerToken
+@dataclass(frozen=True, slots=True)
+class PerBlockOfToken:
+    """Ranges at run time, one a block of a token's channels: NVFP4 (FP4) or MXFP8 (FP8).
+
+    NVFP4's scales are short floats, in units of one scale a tensor that calibration fixes: the
+    largest magnitude with headroom. They span 17 powers of two, so that it does not drift.
+    """
+
+    format: NumberFormat
+    headroom: float = FP8_HEADROOM  # of the tensor's scale
+
+    def __post_init__(self) -> None:
+        if self.format not in (NumberFormat.FP4, NumberFormat.FP8):
+            raise BadInput(f"no block of an activation is quantized to {self.format}: use FP4, FP8")
+
+
+Activation = Static | Dynamic | PerToken | PerBlockOfToken
 
 
 @dataclass(frozen=True, slots=True)

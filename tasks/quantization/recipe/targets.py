@@ -10,7 +10,7 @@ from infra.errors import Refused
 from tasks.numerics.formats import NumberFormat, PerBlock
 from tasks.numerics.quantized_weight import WeightScheme
 from tasks.quantization.recipe.recipe import Recipe
-from tasks.quantization.recipe.schemes import Dynamic, Static
+from tasks.quantization.recipe.schemes import Dynamic, PerBlockOfToken, Static
 
 ONNXRUNTIME, ONNXRUNTIME_CUDA = "onnxruntime-cpu", "onnxruntime-cuda"
 TENSORRT_RTX, TENSORRT = "tensorrt-rtx", "tensorrt"
@@ -50,8 +50,11 @@ FEATURES: Sequence[Feature] = (
         {TENSORRT_RTX: _NVIDIA_ZERO_POINT, TENSORRT: _NVIDIA_ZERO_POINT},
     ),
     Feature("FP8", lambda r: _static(r, NumberFormat.FP8), {}),
+    Feature("NVFP4", lambda r: _in_blocks(r, NumberFormat.FP4), {}),
+    Feature("MXFP8", lambda r: _in_blocks(r, NumberFormat.FP8), {}),
     Feature("weight-only INT8", lambda r: _weight_only(r, NumberFormat.INT8), {}),
     Feature("weight-only INT4", lambda r: _weight_only(r, NumberFormat.INT4), {}),
+    Feature("weight-only FP4", lambda r: _weight_only(r, NumberFormat.FP4), {}),
     Feature(
         "weight-only INT2",
         lambda r: _weight_only(r, NumberFormat.INT2),
@@ -117,6 +120,11 @@ def expressible(
 def _static(recipe: Recipe, format: NumberFormat) -> bool:
     activation = recipe.activation
     return recipe.quantized and isinstance(activation, Static) and activation.format is format
+
+
+def _in_blocks(recipe: Recipe, format: NumberFormat) -> bool:
+    activation = recipe.activation
+    return isinstance(activation, PerBlockOfToken) and activation.format is format
 
 
 def _weight_only(recipe: Recipe, format: NumberFormat) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.graphs.sites import Site, layer_weight
-from tasks.numerics.formats import NumberFormat, PerBlock
+from tasks.numerics.formats import NumberFormat, PerBlock, ScaleFormat
 from tasks.numerics.histogram import FINITE_BINS, ExponentHistogram
 from tasks.numerics.quantized_weight import QuantizedWeight, WeightScheme
 from tasks.numerics.quantizer import Quantizer
@@ -136,6 +136,23 @@ def exclusion_diagnostics(
         ),
         (uncorrected, "not corrected, because nothing was kept of their channels' joint values"),
     )
+
+
+def block_diagnostics(plan: GraphPlan, recipe: Recipe) -> tuple[str, ...]:
+    """Tell of layers whose inputs are no whole blocks, of a recipe of floats in blocks."""
+    weights = recipe.weights
+    if not isinstance(weights, WeightScheme) or weights.scales is ScaleFormat.FP32:
+        return ()
+    size = weights.granularity.size if isinstance(weights.granularity, PerBlock) else 1
+    broken = [
+        layer.name
+        for item in plan.sites
+        if isinstance(item, QuantizedSite)
+        for layer, weight in zip(item.site.layers, item.weights, strict=True)
+        if len(weight.shape) > 2 or weight.shape[1] % size or weight.shape[1] <= size
+    ]
+    text = f"no two or more whole blocks of {size} inputs: weights in INT8, activations in floats"
+    return _sentences((broken, text))
 
 
 def product_diagnostics(recipe: Recipe) -> tuple[str, ...]:

@@ -74,7 +74,13 @@ def compensate(
     values = np.empty_like(rounded)
     values[order] = rounded
     return QuantizedWeight(
-        scheme.format, np.ascontiguousarray(values.T), scales, zeros, block, weight.shape
+        scheme.format,
+        np.ascontiguousarray(values.T),
+        scales,
+        zeros,
+        block,
+        weight.shape,
+        scheme.tensor_scale(weight),
     )
 
 

@@ -10,6 +10,7 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
+from tasks.numerics.block_floats import fake_quantize_blocks
 from tasks.numerics.formats import NumberFormat
 from tasks.numerics.quantizer import fake_quantize
 from tasks.quantization.graph import qdq
@@ -75,6 +76,8 @@ def let_through(item: QuantizedSite, x: Floats) -> Floats:
         scale = (high - low) / 255
         zero = round(-low / scale)
         return ((np.clip(np.rint(x / scale) + zero, 0, 255) - zero) * scale).astype(np.float32)
+    if item.blocks is not None:
+        return fake_quantize_blocks(x, item.blocks)
     return x if item.activation is None else fake_quantize(x, item.activation)
 
 
