@@ -35,6 +35,7 @@ MODULES: Mapping[str, str] = {
     "llm-layerwise": "benchmarks.language.layerwise",
     "llm-8b": "benchmarks.language.eight_billion",
     "llm-int4": "benchmarks.language.four_bits",
+    "llm-floats": "benchmarks.language.block_floats",
     "llm-drift": "benchmarks.language.drift",
     "llm-outliers": "benchmarks.language.outliers",
     "selection": "benchmarks.quantization.selection",
