@@ -77,7 +77,9 @@ class DynamicBatcher:
     async def run(self, release: ServedRelease, feeds: Feeds) -> Feeds:
         """Return the outputs of one request.
 
-        A caller that gives up before its run begins takes no part in it.
+        A caller that gives up before its run begins takes no part in it. A request of more rows
+        than one run has goes through the engine in parts, so that it takes no more memory, and
+        others are answered meanwhile.
 
         Raises:
             Overloaded: Too many wait.
@@ -85,11 +87,25 @@ class DynamicBatcher:
         """
         if len(self._queue) >= self._most_waiting:
             raise Overloaded(self._model, len(self._queue), self._retry_after())
-        answer: asyncio.Future[Feeds] = asyncio.get_running_loop().create_future()
-        self._queue.append(_Waiting(release, feeds, *_rows(release, feeds), answer))
+        rows, key = _rows(release, feeds)
+        if key is None or rows <= self._most_rows:
+            return await self._queued(_Waiting(release, feeds, rows, key, _future()))
+        parts = []
+        for start in range(0, rows, self._most_rows):
+            part = {name: item[start : start + self._most_rows] for name, item in feeds.items()}
+            size = min(self._most_rows, rows - start)
+            outputs = await self._queued(_Waiting(release, part, size, key, _future()))
+            if any(values.shape[:1] != (size,) for values in outputs.values()):
+                # The graph does not keep its batch: its answer is one of all rows.
+                return await self._queued(_Waiting(release, feeds, rows, None, _future()))
+            parts.append(outputs)
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    async def _queued(self, request: _Waiting) -> Feeds:
+        self._queue.append(request)
         self._metrics.waits(self._model, len(self._queue))
         self._begin()
-        return await answer
+        return await request.answer
 
     async def drain(self) -> None:
         """Wait until nothing waits and nothing runs, and let the threads go."""
@@ -159,6 +175,10 @@ class DynamicBatcher:
                 self._queue.appendleft(request)
         elif not batch[0].answer.done():
             batch[0].answer.set_exception(error)
+
+
+def _future() -> asyncio.Future[Feeds]:
+    return asyncio.get_running_loop().create_future()
 
 
 def _rows(release: ServedRelease, feeds: Feeds) -> tuple[int, Hashable]:

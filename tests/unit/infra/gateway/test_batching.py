@@ -97,6 +97,30 @@ def test_a_run_has_at_most_the_most_rows() -> None:
     asyncio.run(scenario())
 
 
+def test_many_rows_of_one_request_run_in_parts_between_others() -> None:
+    async def scenario() -> None:
+        engine = Doubling()
+        asked = [(release(engine), rows(*range(11))), (release(engine), rows(20, 21, 22))]
+        large, small = await together(batcher(most_rows=4), engine, asked)
+        assert large["y"].ravel().tolist() == [2 * n for n in range(11)]
+        assert small["y"].ravel().tolist() == [40, 42, 44]
+        assert engine.runs == [4, 3, 4, 3]
+
+    asyncio.run(scenario())
+
+
+def test_many_rows_of_a_graph_that_does_not_keep_its_batch_run_at_once() -> None:
+    async def scenario() -> None:
+        engine = Doubling(keeps_batch=False)
+        [answer] = await together(
+            batcher(most_rows=4), engine, [(release(engine), rows(1, *[0] * 9))]
+        )
+        assert answer["y"].tolist() == [[1]]
+        assert engine.runs == [4, 10]
+
+    asyncio.run(scenario())
+
+
 def test_a_full_queue_refuses_the_next_and_answers_the_others() -> None:
     async def scenario() -> None:
         engine = Doubling()
