@@ -159,13 +159,14 @@ def require_room(size: int, *, where: str, copies: int = EXPORT_COPIES) -> None:
 def require_room_beside(size: int, largest: int, *, where: str, mapped: bool) -> None:
     """Raise `Unavailable` where an export whose weights go to files needs more memory than is here.
 
-    The arguments are `export_footprint_beside`'s.
+    Mapped files count too: what does not fit is read from the disk again at every pass. The
+    arguments are `export_footprint_beside`'s.
     """
-    require_memory(
-        export_footprint_beside(size, largest, mapped=mapped),
-        f"registering {where}",
-        "free some, or register it on a larger machine",
-    )
+    mend = "free some, or register it on a larger machine"
+    if mapped:
+        mend += "; `requant quantize` takes a language model's checkpoint layer by layer"
+    needed = size + export_footprint_beside(size, largest, mapped=mapped)
+    require_memory(needed, f"registering {where}", mend)
 
 
 def float_weights(folder: Path) -> int:

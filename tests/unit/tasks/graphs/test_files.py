@@ -12,10 +12,17 @@ from onnx import TensorProto, helper
 from safetensors.numpy import save_file
 
 from infra.engines import open_target
-from infra.errors import BadInput, NotFound
+from infra.errors import BadInput, NotFound, Unavailable
 from infra.settings import Settings, use_workspace
 from infra.weights.naming import tensors_beside, weight_file
-from tasks.graphs.files import LIMIT, float_weights, load_graph, require_room
+from tasks.graphs.files import (
+    LIMIT,
+    float_weights,
+    largest_float_weight,
+    load_graph,
+    require_room,
+    require_room_beside,
+)
 from tasks.graphs.weights import constant_values
 from tasks.models.export import export
 from tasks.specs.spec import load_spec
@@ -182,6 +189,7 @@ def test_a_folder_of_safetensors_is_weighed_by_its_headers(tmp_path: Path) -> No
         {"b": np.zeros(5, np.float32)}, tmp_path / "model-2.safetensors", metadata={"format": "pt"}
     )
     assert float_weights(tmp_path) == 4 * 35
+    assert largest_float_weight(tmp_path) == 4 * 30
     (tmp_path / "model-3.safetensors").write_bytes(b"damaged")
     assert float_weights(tmp_path) == 4 * 35
 
@@ -201,6 +209,19 @@ def test_the_limit_itself_is_allowed() -> None:
     require_room(LIMIT, where="x")
     with pytest.raises(BadInput, match="x holds"):
         require_room(LIMIT + 1, where="x")
+
+
+def test_mapped_weights_have_to_fit_and_the_way_round_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("infra.processes.memory.available", lambda root: 20_000_000_000)
+    require_room_beside(12_000_000_000, 1_600_000_000, where="x", mapped=True)
+    with pytest.raises(
+        Unavailable, match=r"x needs about 36\.\d GB .* 20\.0 GB: .*requant quantize"
+    ):
+        require_room_beside(32_000_000_000, 2_100_000_000, where="x", mapped=True)
+    with pytest.raises(Unavailable, match=r"or register it on a larger machine$"):
+        require_room_beside(12_000_000_000, 0, where="x", mapped=False)
 
 
 def test_functions_of_the_graph_are_expanded_so_that_their_layers_are_seen(tmp_path: Path) -> None:
