@@ -52,6 +52,8 @@ _BOUNDING = (
 """Operators whose result is small whatever they read."""
 _PRODUCTS = ("MatMul", "Gemm", "Conv", "ConvTranspose")
 _QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
+_ROUNDING = "requant"
+"""Domain of the functions that round in blocks: they compute in float32, and make nothing large."""
 _BODIES = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
 _COUNTS = (TensorProto.INT32, TensorProto.INT64, TensorProto.UINT32, TensorProto.UINT64)
 
@@ -241,7 +243,7 @@ class _Float32Nodes:
         """Remember what a node that stays makes, where that may be large itself."""
         follows = node.op_type in ("Div", "ReduceMean")  # it is as large as its first input
         small = node.input[0] not in self.risky if follows else node.op_type in _BOUNDING
-        if node.op_type in _QUANTIZERS or small:
+        if node.op_type in _QUANTIZERS or node.domain == _ROUNDING or small:
             return
         limit = _LARGEST[self.format] / MARGIN
         self.risky.update(

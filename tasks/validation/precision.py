@@ -192,8 +192,10 @@ def _finding(requested: QuantizedProduct, kernels: Sequence[Kernel]) -> LayerPre
 def _format(name: str, producers: dict[str, onnx.NodeProto], types: dict[str, int]) -> str:
     """Return INT8, FP8 or FP4 where the tensor is restored from it, otherwise nothing."""
     restored = producers.get(name)
-    if restored is not None and restored.op_type in _ROUNDED:
-        return _ROUNDED[restored.op_type]
+    shorter = restored is not None and restored.op_type == "Cast"
+    rounded = producers.get(restored.input[0]) if restored is not None and shorter else restored
+    if rounded is not None and rounded.op_type in _ROUNDED:
+        return _ROUNDED[rounded.op_type]
     if restored is None or restored.op_type != "DequantizeLinear":
         return ""
     source = restored.input[0]

@@ -42,8 +42,15 @@ def made(name: str) -> tuple[onnx.ModelProto, Built]:
     return graph, target.build(lower(graph, target.form).SerializeToString(), PROFILE)
 
 
-def test_every_product_of_nvfp4_multiplies_fp4() -> None:
-    graph, built = made("nvfp4")
+@pytest.mark.parametrize(("name", "returned"), [("nvfp4", "Float"), ("nvfp4-fp16", "Half")])
+def test_every_product_of_nvfp4_multiplies_fp4(name: str, returned: str) -> None:
+    graph, built = made(name)
+    products = [
+        layer
+        for layer in json.loads(built.layers)["kernels"]
+        if {"Datatype": "FP4E2M1"} in layer["Constants"]
+    ]
+    assert {item["Datatype"] for layer in products for item in layer["Outputs"]} == {returned}
     requested = asked_for(graph, SITES)
     assert len(requested) == sum(len(site.layers) for site in SITES) == 12
     assert {item.precision for item in requested} == {"FP4"}

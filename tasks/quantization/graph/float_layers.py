@@ -122,7 +122,7 @@ def _products_of_blocks(
 ) -> list[onnx.NodeProto]:
     """Write levels * scale with one scale for each block of an axis."""
     axis, size, result, name = options["axis"], options["block_size"], node.output[0], node.name
-    whole, blocks = list(levels.dims), list(scale.dims)
+    whole, blocks, kind = list(levels.dims), list(scale.dims), scale.data_type
     shapes = {
         "parted": [*whole[:axis], blocks[axis], size, *whole[axis + 1 :]],
         "shaped": whole,
@@ -135,7 +135,7 @@ def _products_of_blocks(
     )
     units, parted, product = f"{result}.units", f"{result}.parted", f"{result}.product"
     return [
-        helper.make_node("Cast", [levels.name], [units], f"{name}.units", to=_FLOAT),
+        helper.make_node("Cast", [levels.name], [units], f"{name}.units", to=kind),
         helper.make_node("Reshape", [units, f"{parted}.shape"], [parted], f"{name}.parted"),
         helper.make_node("Mul", [parted, f"{name}.Mul.by"], [product], f"{name}.Mul"),
         helper.make_node(

@@ -238,6 +238,16 @@ _ALL = (
         head=Head(_INT8_WEIGHTS),
     ),
     Recipe(
+        "nvfp4-fp16",
+        "nvfp4 with FP16 for everything else",
+        _NVFP4,
+        PerBlockOfToken(NumberFormat.FP4),
+        rounding=_GPTQ,
+        tables=NumberFormat.INT8,
+        head=Head(_INT8_WEIGHTS),
+        high_precision=_REST_IN_FP16,
+    ),
+    Recipe(
         "nvfp4-weights",
         "FP4 weights, GPTQ rounding, 16 a scale, the output layer in INT8",
         _NVFP4,

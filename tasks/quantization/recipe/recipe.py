@@ -305,10 +305,7 @@ UNSUPPORTED: Sequence[Pair] = (
         "an INT8 cache, or ranges at run time",
         lambda r: (
             r.rest in SHORT_FLOATS
-            and (
-                r.kv_cache is not NumberFormat.FP32
-                or isinstance(r.activation, Dynamic | PerBlockOfToken)
-            )
+            and (r.kv_cache is not NumberFormat.FP32 or isinstance(r.activation, Dynamic))
         ),
         "keep the rest in FP32, or use static activations without a cache of its own",
     ),
@@ -375,6 +372,16 @@ UNSUPPORTED: Sequence[Pair] = (
         "weights of another form",
         lambda r: isinstance(r.activation, PerBlockOfToken) and not _share_blocks(r, r.activation),
         "store the weights as the activation: FP4 with scales in E4M3, or FP8 with scales in E8M0",
+    ),
+    Pair(
+        "MXFP8 activations",
+        "a whole graph in a shorter float",
+        lambda r: (
+            isinstance(r.activation, PerBlockOfToken)
+            and r.activation.format is NumberFormat.FP8
+            and r.rest in SHORT_FLOATS
+        ),
+        "keep the rest in FP32, or use NVFP4: FP16 does not hold all powers of two",
     ),
     Pair(
         "products in INT8",

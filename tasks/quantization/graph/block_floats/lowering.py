@@ -30,10 +30,11 @@ def in_tensorrt_operators(qdq: onnx.ModelProto) -> onnx.ModelProto:
     copy.CopyFrom(qdq)
     graph, constant = copy.graph, constants_for(copy)
     parts = {item.name: item for item in graph.initializer}
+    makers = {name: node for node in graph.node for name in node.output}
     nodes: list[onnx.NodeProto] = []
     for node in graph.node:
         if node.domain == DOMAIN:
-            nodes += _dynamic(node)
+            nodes += _dynamic(node, _before_widening(node.input[0], makers))
         elif _has_powers_of_two(node, parts):
             nodes.append(_restored_by_powers(graph, node, parts, constant))
         else:
@@ -62,10 +63,10 @@ def without_four_bit_floats(qdq: onnx.ModelProto) -> onnx.ModelProto:
             wide = constant(values.astype(ml_dtypes.float8_e4m3fn), f"{node.input[0]}.float")
             graph.initializer.append(wide)
             node.input[0] = wide.name
-            if scales is not None:
+            if scales is not None and scales.op_type == "DequantizeLinear":
                 short, whole = (constant_values(parts[name]) for name in scales.input)
                 graph.initializer.append(
-                    constant(short.astype(np.float32) * whole, f"{scales.output[0]}.float")
+                    constant(short.astype(whole.dtype) * whole, f"{scales.output[0]}.float")
                 )
                 node.input[1] = f"{scales.output[0]}.float"
         nodes.append(node)
@@ -78,9 +79,17 @@ def _is_four_bits(node: onnx.NodeProto, parts: dict[str, TensorProto]) -> bool:
     return values is not None and values.data_type == TensorProto.FLOAT4E2M1
 
 
-def _dynamic(node: onnx.NodeProto) -> list[onnx.NodeProto]:
+def _before_widening(name: str, makers: dict[str, onnx.NodeProto]) -> str:
+    """Return what a tensor was in a shorter float: TensorRT's operators read that as well."""
+    maker = makers.get(name)
+    if maker is not None and maker.op_type == "Cast" and name == f"{maker.input[0]}.float":
+        return str(maker.input[0])
+    return name
+
+
+def _dynamic(node: onnx.NodeProto, source: str) -> list[onnx.NodeProto]:
     """Return TensorRT's operators for one call of a function, MXFP8's or NVFP4's."""
-    source, result, name = node.input[0], node.output[0], node.name
+    result, name = node.output[0], node.name
     short, scales = f"{name}.quantized", f"{name}.scale"
     if node.op_type == MXFP8:
         options = {"axis": -1, "block_size": MX_BLOCK}

@@ -55,6 +55,7 @@ def test_only_few_bits_learn_from_many_rows() -> None:
         "int4-mixed",
         "int2-gptq",
         "nvfp4",
+        "nvfp4-fp16",
         "nvfp4-weights",
         "mxfp4-weights",
     }

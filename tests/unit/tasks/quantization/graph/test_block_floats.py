@@ -98,8 +98,12 @@ def test_a_tensor_that_calibration_saw_as_zeros_gets_no_scale() -> None:
     [
         ({"weights": find_recipe("mxfp8").weights}, "activations in blocks and weights of another"),
         (
-            {"high_precision": find_recipe("fp16-whole").high_precision},
-            "a whole graph in a shorter float and an INT8 cache, or ranges at run time",
+            {
+                "weights": find_recipe("mxfp8").weights,
+                "activation": find_recipe("mxfp8").activation,
+                "high_precision": find_recipe("fp16-whole").high_precision,
+            },
+            "MXFP8 activations and a whole graph in a shorter float",
         ),
         ({"smoothing": find_recipe("int8-smooth").smoothing}, "smoothing and activations without"),
     ],
