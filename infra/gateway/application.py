@@ -44,6 +44,8 @@ CONTEXT = ("tenant", "domain", "language", "label")
 """Parameters of a request, or headers X-Tenant and so on, that its traffic keeps."""
 MOST_BYTES = 64 * 2**20
 """Of one request's body."""
+MOST_DIGITS = 12
+"""Of a header that is a number of bytes."""
 CLIENT_LEFT = 499
 """What metrics count where nobody waits for the answer any more."""
 EXTENSIONS = ("binary_tensor_data",)
@@ -261,8 +263,10 @@ def _header_length(request: Request) -> int | None:
     given = request.headers.get(HEADER_LENGTH)
     if given is None:
         return None
-    if not given.isascii() or not given.isdecimal():
-        raise BadInput(f"the header {HEADER_LENGTH} is {given!r}: it is a number of bytes")
+    if not given.isascii() or not given.isdecimal() or len(given) > MOST_DIGITS:
+        raise BadInput(
+            f"the header {HEADER_LENGTH} is {given[: 2 * MOST_DIGITS]!r}: it is a number of bytes"
+        )
     return int(given)
 
 

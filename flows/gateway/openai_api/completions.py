@@ -12,7 +12,7 @@ import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field
@@ -23,7 +23,13 @@ from starlette.routing import Route
 from flows.gateway.fronts import LanguageFront
 from flows.gateway.guards import On
 from flows.gateway.openai_api.pieces import TextPieces
-from flows.gateway.openai_api.routes import answering, json_response, problem_of, read_body
+from flows.gateway.openai_api.routes import (
+    OpenAIBody,
+    answering,
+    json_response,
+    problem_of,
+    read_body,
+)
 from infra.errors import BadInput
 from infra.gateway.application import Gateway, asking_of
 from infra.gateway.batching import Overloaded
@@ -34,6 +40,9 @@ from tasks.models.language.generation import Sampling
 from tasks.transcripts import Turn, write_transcript
 
 _REFUSED = ("tools", "functions", "logprobs", "response_format", "logit_bias", "suffix", "echo")
+
+MOST_STOPS = 16
+"""Texts that end an answer: each is looked for at each token."""
 
 
 class ContentPart(BaseModel):
@@ -60,7 +69,7 @@ class ChatMessage(BaseModel):
         return Turn("system" if self.role == "developer" else self.role, "".join(texts))
 
 
-class StreamOptions(BaseModel):
+class StreamOptions(OpenAIBody):
     """What a stream ends with."""
 
     model_config = ConfigDict(extra="ignore")
@@ -68,7 +77,7 @@ class StreamOptions(BaseModel):
     include_usage: bool = False
 
 
-class _Asked(BaseModel):
+class _Asked(OpenAIBody):
     model_config = ConfigDict(extra="allow")
 
     model: str
@@ -77,7 +86,7 @@ class _Asked(BaseModel):
     temperature: float = Field(1.0, ge=0, le=2)
     top_p: float = Field(1.0, gt=0, le=1)
     seed: int | None = Field(None, ge=0)
-    stop: str | list[str] | None = None
+    stop: str | Annotated[list[str], Field(max_length=MOST_STOPS)] | None = None
     n: Literal[1] = 1
     stream: bool = False
     stream_options: StreamOptions = StreamOptions()

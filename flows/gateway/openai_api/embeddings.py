@@ -6,18 +6,18 @@ import base64
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from flows.gateway.fronts import LanguageFront, TextFront
-from flows.gateway.openai_api.routes import answering, json_response, read_body
+from flows.gateway.openai_api.routes import OpenAIBody, answering, json_response, read_body
 from infra.errors import BadInput
 from infra.gateway.application import Gateway, asking_of
 
 
-class EmbeddingsRequest(BaseModel):
+class EmbeddingsRequest(OpenAIBody):
     """What the OpenAI client sends; fields that mean nothing here are let pass."""
 
     model_config = ConfigDict(extra="ignore")

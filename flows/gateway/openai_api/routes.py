@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 import orjson
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ValidationError, model_validator
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -18,6 +18,17 @@ from infra.errors import BadInput
 from infra.gateway.application import Gateway, problem
 
 Asked = TypeVar("Asked", bound=BaseModel)
+
+
+class OpenAIBody(BaseModel):
+    """A body, or a part of one, in which null is the same as nothing, as it is at OpenAI's."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, document: object) -> object:
+        if not isinstance(document, dict):
+            return document
+        return {name: value for name, value in document.items() if value is not None}
 
 
 async def answering(

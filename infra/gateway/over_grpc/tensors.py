@@ -10,8 +10,13 @@ from numpy.typing import NDArray
 from infra.errors import BadInput
 from infra.gateway.endpoint import Answered
 from infra.gateway.over_grpc.messages import message
-from infra.gateway.wire.datatypes import datatype_of, from_bytes, from_json, to_bytes
-from infra.gateway.wire.open_inference import MOST_DIMENSIONS
+from infra.gateway.wire.datatypes import (
+    MOST_DIMENSIONS,
+    datatype_of,
+    from_bytes,
+    from_json,
+    to_bytes,
+)
 
 _CONTENTS: Mapping[str, str] = {
     "BOOL": "bool_contents",

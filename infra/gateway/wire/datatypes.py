@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from infra.errors import BadInput
 
 BYTES, BF16 = "BYTES", "BF16"
+MOST_DIMENSIONS = 8
+"""Of a tensor."""
 LITTLE_ENDIAN: Mapping[str, str] = {
     "BOOL": "?",
     "FP16": "<f2",
@@ -59,7 +61,7 @@ def from_json(name: str, datatype: str, shape: Sequence[int], data: object) -> N
         BadInput: for values that the datatype or the shape does not hold.
     """
     if datatype == BYTES:
-        texts = list(_leaves(data))
+        texts = _leaves(name, data)
         if not all(isinstance(text, str) for text in texts):
             raise BadInput(f"the input {name} is of {BYTES}, and not all of its elements are texts")
         return _shaped(name, np.asarray(texts, dtype=object), shape)
@@ -118,12 +120,14 @@ def _holds(typed: NDArray[Any], values: NDArray[Any]) -> bool:
     return typed.dtype.kind != "f" or bool((np.isfinite(typed) | ~np.isfinite(values)).all())
 
 
-def _leaves(data: object) -> Sequence[object]:
-    if not isinstance(data, list):
-        return [data]
-    if not any(isinstance(item, list) for item in data):
-        return data
-    return [leaf for item in data for leaf in _leaves(item)]
+def _leaves(name: str, data: object) -> list[object]:
+    """Return the elements of lists in lists, of which each level is a dimension."""
+    leaves = [data]
+    for _ in range(MOST_DIMENSIONS + 1):
+        if not any(isinstance(item, list) for item in leaves):
+            return leaves
+        leaves = [leaf for item in leaves for leaf in (item if isinstance(item, list) else [item])]
+    raise BadInput(f"the input {name} has more than {MOST_DIMENSIONS} lists in each other")
 
 
 def _texts(name: str, raw: bytes) -> list[str]:

@@ -17,10 +17,15 @@ import orjson
 from numpy.typing import NDArray
 
 from infra.errors import BadInput
-from infra.gateway.wire.datatypes import datatype_of, from_bytes, from_json, to_bytes
+from infra.gateway.wire.datatypes import (
+    MOST_DIMENSIONS,
+    datatype_of,
+    from_bytes,
+    from_json,
+    to_bytes,
+)
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
-MOST_DIMENSIONS = 8
 Tensors = Mapping[str, NDArray[Any]]
 
 

@@ -50,7 +50,7 @@ class GraphSignature:
     shared: bool  # whether rows of several requests may go through one run
 
     def check(self, feeds: Mapping[str, NDArray[Any]]) -> None:
-        """Raise `BadInput` for a request that the graph does not read."""
+        """Raise `BadInput` for a request that the graph does not read, or without a row."""
         wanted = {tensor.name for tensor in self.inputs}
         if set(feeds) != wanted:
             raise BadInput(
@@ -58,6 +58,8 @@ class GraphSignature:
             )
         for tensor in self.inputs:
             tensor.check(feeds[tensor.name])
+        if feeds and all(values.shape[:1] == (0,) for values in feeds.values()):
+            raise BadInput("the inputs have no row: send one or more")
 
 
 def read_signature(graph: bytes) -> GraphSignature:

@@ -13,6 +13,7 @@ from scipy.io import wavfile
 
 from infra.errors import BadInput
 from tasks.preprocess import prepare, steps
+from tasks.preprocess.decoding import decode_audio
 from tasks.preprocess.prepare import Preparation, digest_of, is_raw
 from tasks.records import Record
 from tasks.specs.preprocess import Frames, PreprocessSpec
@@ -154,6 +155,24 @@ def test_what_a_function_prints_leaves_the_output_alone(
     step = {"step": "function", "function": "requant_step_loud:own"}
     Preparation(layout("image", {"step": "normalise"}, step), None).record(png(np.zeros((2, 2, 3))))
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("kind", [np.int16, np.float32])
+def test_a_damaged_sound_is_read_or_told_and_nothing_else_is_raised(kind: type) -> None:
+    buffer = io.BytesIO()
+    wavfile.write(buffer, 16_000, np.zeros(8, kind))
+    whole = buffer.getvalue()
+    damaged = [whole[:end] for end in range(len(whole))]
+    for place in range(60):
+        for byte in (0, 1, 3, 255):
+            damaged.append(whole[:place] + bytes([byte]) + whole[place + 1 :])
+    told = 0
+    for data in damaged:
+        try:
+            decode_audio(data)
+        except BadInput:
+            told += 1
+    assert told > len(whole)
 
 
 @pytest.mark.parametrize(

@@ -92,6 +92,13 @@ def of(*values: float) -> dict[str, Any]:
     return {"id": "mine", "inputs": [entry]}
 
 
+NOTHING = {"inputs": [{"name": "x", "shape": [0, 2], "datatype": "FP32", "data": []}]}
+DEEP = b'{"inputs":[{"name":"x","shape":[1],"datatype":"BYTES","data":%s"a"%s}]}' % (
+    b"[" * 900,
+    b"]" * 900,
+)
+
+
 def test_an_answer_names_the_request_the_version_and_the_release() -> None:
     (answer,) = asked(gateway(), of(1, 2))
     document = answer.json()
@@ -114,6 +121,8 @@ def test_an_answer_names_the_request_the_version_and_the_release() -> None:
         ({"served": False}, BODY, "/v2/models/m/infer", 503, "no version is champion yet"),
         ({"timeout_s": 0.05}, of(-0.5, 0), "/v2/models/m/infer", 504, "within 0.05 s"),
         ({}, of(13, 0), "/v2/models/m/infer", 500, "the server failed: see its log"),
+        ({}, NOTHING, "/v2/models/m/infer", 400, "the inputs have no row"),
+        ({}, DEEP, "/v2/models/m/infer", 400, "more than 8 lists in each other"),
     ],
 )
 def test_every_trouble_has_its_status_and_a_sentence(
@@ -136,8 +145,10 @@ def test_a_full_queue_asks_to_come_again() -> None:
 def test_a_body_of_an_unknown_encoding_is_refused_and_a_bad_length_told() -> None:
     (compressed,) = asked(gateway(), b"x", headers={"Content-Encoding": "br"})
     assert "send it plain" in compressed.json()["error"]
-    (bad,) = asked(gateway(), b"x", headers={"Inference-Header-Content-Length": "-3"})
-    assert "is a number of bytes" in bad.json()["error"]
+    for length in ("-3", "9" * 5000):  # Python reads no number of so many digits
+        (bad,) = asked(gateway(), b"x", headers={"Inference-Header-Content-Length": length})
+        assert bad.status_code == 400
+        assert "is a number of bytes" in bad.json()["error"]
 
 
 def test_ready_is_when_every_model_answers_and_metrics_count_it() -> None:
