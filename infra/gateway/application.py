@@ -6,11 +6,12 @@ and never tell of the inside.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 from starlette.applications import Starlette
@@ -44,13 +45,20 @@ CONTEXT = ("tenant", "domain", "language", "label")
 """Parameters of a request, or headers X-Tenant and so on, that its traffic keeps."""
 MOST_BYTES = 64 * 2**20
 """Of one request's body."""
+BODY_S = 60.0
+"""Seconds in which a body has to come."""
 MOST_DIGITS = 12
 """Of a header that is a number of bytes."""
 CLIENT_LEFT = 499
 """What metrics count where nobody waits for the answer any more."""
 EXTENSIONS = ("binary_tensor_data",)
 Handler = Callable[[Request, Endpoint], Awaitable[Response]]
+Answer = TypeVar("Answer")
 _log = logging.getLogger(__name__)
+
+
+class SlowBody(BadInput):
+    """A body that did not come in time."""
 
 
 class Gateway:
@@ -63,9 +71,10 @@ class Gateway:
         version: str,
         *,
         most_bytes: int = MOST_BYTES,
+        body_s: float = BODY_S,
     ) -> None:
         self._endpoints, self._metrics, self._version = endpoints, metrics, version
-        self._most_bytes = most_bytes
+        self._most_bytes, self._body_s = most_bytes, body_s
         self._document = openapi.document(version, {})
 
     def application(
@@ -135,13 +144,18 @@ class Gateway:
         """Read a body, plain or compressed by gzip or deflate.
 
         Raises:
-            BadInput: It is larger than allowed, also once it is unpacked, or not so compressed.
+            BadInput: It is larger than allowed, also once it is unpacked, not so compressed, or too
+                slow.
         """
         note({"request": request.scope.get(KEY, "")})
         unpack = Unpacking(request.headers.get("content-encoding", "identity"), self._most_bytes)
         chunks: list[bytes] = []
-        async for chunk in request.stream():
-            chunks.append(unpack.add(chunk))
+        try:
+            async with asyncio.timeout(self._body_s):
+                async for chunk in request.stream():
+                    chunks.append(unpack.add(chunk))
+        except TimeoutError:
+            raise SlowBody(f"the body did not come within {self._body_s:g} s") from None
         chunks.append(unpack.finish())
         return b"".join(chunks)
 
@@ -164,12 +178,13 @@ class Gateway:
     async def _infer(self, request: Request, endpoint: Endpoint) -> Response:
         length = _header_length(request)
         asked = parse_request(await self.body(request), length)
-        answered = await endpoint.infer(
+        inferring = endpoint.infer(
             asked.inputs,
             asking_of(asked.parameters, request.headers),
             id=asked.id or request.scope.get(KEY, ""),
             version=request.path_params.get("version"),
         )
+        answered = await while_waited_for(request, inferring)
         release, destination = answered.release, answered.destination
         told = {"release": release.digest, "tier": destination.tier, "routed": destination.why}
         answer = InferenceAnswer(asked.id, release.model, release.version, told, answered.outputs)
@@ -225,6 +240,8 @@ def problem(error: Exception) -> Response:
         status, headers = 429, {"Retry-After": str(error.retry_after_s)}
     elif isinstance(error, TooLarge):
         status = 413
+    elif isinstance(error, SlowBody):
+        status, headers = 408, {"Connection": "close"}
     elif isinstance(error, BadInput):
         status = 400
     elif isinstance(error, NotFound):
@@ -241,6 +258,30 @@ def problem(error: Exception) -> Response:
         _log.error("a request failed", exc_info=error)
     said = str(error) if isinstance(error, RequantError) else "the server failed: see its log"
     return problems.problem(status, said, headers, {"error": said})
+
+
+async def while_waited_for(request: Request, answer: Coroutine[Any, Any, Answer]) -> Answer:
+    """Return an answer; where whoever waits for it leaves, the work is given up.
+
+    The request's body was read before.
+
+    Raises:
+        ClientDisconnect: They left.
+    """
+    working, leaving = asyncio.create_task(answer), asyncio.create_task(_left(request))
+    try:
+        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientDisconnect
+        return working.result()
+    finally:
+        working.cancel()
+        leaving.cancel()
+
+
+async def _left(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def context_of(parameters: Mapping[str, Any], headers: Mapping[str, str]) -> dict[str, str]:

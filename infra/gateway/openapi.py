@@ -10,12 +10,12 @@ from http import HTTPStatus
 from typing import Any
 
 from infra.access.problems import PROBLEM
-from infra.gateway.wire.datatypes import BYTES, LITTLE_ENDIAN
-from infra.gateway.wire.open_inference import HEADER_LENGTH, MOST_DIMENSIONS
+from infra.gateway.wire.datatypes import BYTES, LITTLE_ENDIAN, MOST_DIMENSIONS
+from infra.gateway.wire.open_inference import HEADER_LENGTH
 
 PathItem = Mapping[str, Any]
 JSON = "application/json"
-REFUSALS = (400, 403, 404, 413, 429, 503, 504)
+REFUSALS = (400, 403, 404, 408, 413, 429, 503, 504)
 """What a request that wants an answer of a model may be told."""
 _UNKNOWN = (403, 404, 503)
 _NO_KEY = {

@@ -31,9 +31,9 @@ from flows.gateway.openai_api.routes import (
     read_body,
 )
 from infra.errors import BadInput
-from infra.gateway.application import Gateway, asking_of
+from infra.gateway.application import Gateway, asking_of, while_waited_for
 from infra.gateway.batching import Overloaded
-from infra.gateway.endpoint import Endpoint
+from infra.gateway.endpoint import Endpoint, TooSlow
 from infra.gateway.release import ServedRelease
 from infra.gateway.steering.destination import Destination
 from tasks.models.language.generation import Sampling
@@ -226,7 +226,7 @@ class _Answer:
             async with aclosing(
                 front.generator.write(self.prompt, self.asked.sampling, most)
             ) as written:
-                async for token in written:
+                async for token in self._in_time(written):
                     if not self.tokens:
                         steering.saw(destination, time.perf_counter() - self.began)
                     yield token
@@ -235,6 +235,21 @@ class _Answer:
         except Exception:
             steering.missed(destination)
             raise
+
+    async def _in_time(self, written: AsyncGenerator[int]) -> AsyncIterator[int]:
+        """Yield tokens; raises `TooSlow` where the next one does not come in an answer's time."""
+        seconds = self.endpoint.timeout_s
+        while True:
+            try:
+                async with asyncio.timeout(seconds):
+                    token = await anext(written)
+            except StopAsyncIteration:
+                return
+            except TimeoutError:
+                raise TooSlow(
+                    f"{self.endpoint.model} wrote nothing for {seconds:g} s: send it again later"
+                ) from None
+            yield token
 
     def document(self, choice: Mapping[str, Any], *, streamed: bool) -> dict[str, Any]:
         """Return OpenAI's envelope of one choice."""
@@ -330,7 +345,7 @@ async def _answer(
     destination = endpoint.steering.destination(champion, asking, len(prompt))
     answer = _Answer(asked, endpoint, destination, prompt, asking.context)
     if not asked.stream:
-        return asked.model, json_response(await answer.whole())
+        return asked.model, json_response(await while_waited_for(request, answer.whole()))
     stream = StreamingResponse(answer.events(), media_type="text/event-stream")
     return asked.model, stream
 

@@ -14,7 +14,7 @@ from starlette.routing import Route
 from flows.gateway.fronts import LanguageFront, TextFront
 from flows.gateway.openai_api.routes import OpenAIBody, answering, json_response, read_body
 from infra.errors import BadInput
-from infra.gateway.application import Gateway, asking_of
+from infra.gateway.application import Gateway, asking_of, while_waited_for
 
 
 class EmbeddingsRequest(OpenAIBody):
@@ -55,7 +55,8 @@ async def _embed(gateway: Gateway, request: Request, body: bytes) -> tuple[str, 
         raise BadInput(f"{asked.model} embeds no texts: ask it at /v2/models/{asked.model}/infer")
     texts = [asked.input] if isinstance(asked.input, str) else asked.input
     asking = asking_of({"tenant": asked.user}, request.headers)
-    answered = await endpoint.infer({"text": np.asarray(texts, dtype=object)}, asking)
+    inferring = endpoint.infer({"text": np.asarray(texts, dtype=object)}, asking)
+    answered = await while_waited_for(request, inferring)
     release, destination = answered.release, answered.destination
     rows, tokens = next(iter(answered.outputs.values())), front.count(texts)
     document = {

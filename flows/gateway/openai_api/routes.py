@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from infra.errors import BadInput
-from infra.gateway.application import Gateway, problem
+from infra.gateway.application import CLIENT_LEFT, Gateway, problem
 
 Asked = TypeVar("Asked", bound=BaseModel)
 
@@ -59,9 +59,12 @@ def read_body(kind: type[Asked], body: bytes) -> Asked:
 def problem_of(error: Exception) -> Response:
     """Return an error in OpenAI's shape, with the status that the gateway gives it."""
     told = problem(error)
+    if told.status_code == CLIENT_LEFT:
+        return told
     message = orjson.loads(told.body)["error"]
     kind = "invalid_request_error" if told.status_code < 500 else "server_error"
-    headers = {name: value for name, value in told.headers.items() if name == "retry-after"}
+    kept = ("retry-after", "connection")
+    headers = {name: value for name, value in told.headers.items() if name in kept}
     document = {"error": {"message": message, "type": kind, "param": None, "code": None}}
     return json_response(document, told.status_code, headers)
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import httpx
 import pytest
 from numpy.typing import NDArray
+from starlette.requests import ClientDisconnect, Request
+from starlette.types import Message
 
+from flows.gateway.openai_api.routes import problem_of
 from infra.errors import BadInput
-from infra.gateway.application import Gateway
+from infra.gateway.application import CLIENT_LEFT, Gateway, problem, while_waited_for
 from infra.gateway.batching import DynamicBatcher
 from infra.gateway.endpoint import Endpoint
 from infra.gateway.metrics import GatewayMetrics
@@ -55,14 +58,16 @@ class Plain:
         return None
 
 
-def gateway(*, served: bool = True, most_waiting: int = 256, timeout_s: float = 5.0) -> Gateway:
+def gateway(
+    *, served: bool = True, most_waiting: int = 256, timeout_s: float = 5.0, body_s: float = 5.0
+) -> Gateway:
     metrics = GatewayMetrics()
     batcher = DynamicBatcher("m", metrics, most_waiting=most_waiting)
     endpoint = Endpoint("m", batcher, metrics, timeout_s=timeout_s)
     if served:
         engine: Any = Engine()
         endpoint.publish(ServedRelease("m", "7", "d" * 64, "t", engine, SIGNATURE, Plain()))
-    return Gateway({"m": endpoint}, metrics, "0", most_bytes=10_000)
+    return Gateway({"m": endpoint}, metrics, "0", most_bytes=10_000, body_s=body_s)
 
 
 def asked(
@@ -149,6 +154,47 @@ def test_a_body_of_an_unknown_encoding_is_refused_and_a_bad_length_told() -> Non
         (bad,) = asked(gateway(), b"x", headers={"Inference-Header-Content-Length": length})
         assert bad.status_code == 400
         assert "is a number of bytes" in bad.json()["error"]
+
+
+def test_a_body_that_comes_too_slowly_is_told_and_the_connection_closed() -> None:
+    async def drips() -> AsyncIterator[bytes]:
+        yield b"{"
+        await asyncio.sleep(5)
+
+    async def send() -> httpx.Response:
+        transport = httpx.ASGITransport(gateway(body_s=0.05).application())
+        async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
+            return await client.post("/v2/models/m/infer", content=drips())
+
+    answer = asyncio.run(send())
+    assert (answer.status_code, answer.headers["connection"]) == (408, "close")
+    assert "did not come within 0.05 s" in answer.json()["error"]
+
+
+@pytest.mark.parametrize("tell", [problem, problem_of])
+def test_what_nobody_waits_for_any_more_is_given_up(tell: Any) -> None:
+    given_up = list[bool]()
+
+    async def receive() -> Message:
+        await asyncio.sleep(0.02)
+        return {"type": "http.disconnect"}
+
+    async def works() -> None:
+        try:
+            await asyncio.sleep(30)
+        finally:
+            given_up.append(True)
+
+    async def asked_and_left() -> None:
+        try:
+            await while_waited_for(Request({"type": "http"}, receive), works())
+        finally:
+            await asyncio.sleep(0)  # what was cancelled ends
+
+    with pytest.raises(ClientDisconnect) as left:
+        asyncio.run(asked_and_left())
+    assert given_up
+    assert tell(left.value).status_code == CLIENT_LEFT
 
 
 def test_ready_is_when_every_model_answers_and_metrics_count_it() -> None:
