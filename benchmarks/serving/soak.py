@@ -30,6 +30,8 @@ from tasks.promotion.acts.promoting import promote
 
 CLIENTS, LOAD = 8, 0.7
 """Clients, and the share of the throughput at saturation that they ask for together."""
+SHORT_SECONDS, SHORT_SWAP_S, SHORT_LOAD = 120.0, 24.0, 0.15
+"""Of the tests, beside which others run."""
 SECONDS, SWAP_S = 1800.0, 60.0
 QUICK_SECONDS, QUICK_SWAP_S = 12.0, 4.0
 DROPPED = ("full", "failed", "no text")
@@ -70,15 +72,22 @@ def measure(quick: bool) -> ResultTable:
     )
 
 
-def soak(model: ServedModel, seconds: float, swap_s: float) -> SoakRow:
-    """Serve two releases of a model in turns, and count."""
+def soak(model: ServedModel, seconds: float, swap_s: float, load: float = LOAD) -> SoakRow:
+    """Serve two releases of a model in turns, and count.
+
+    Args:
+        model: What is served.
+        seconds: How long.
+        swap_s: Seconds between two swaps.
+        load: Share of the throughput at saturation that is asked for.
+    """
     with registered(model.name) as chosen:
         first, others = releases(chosen, model, max(2, int(seconds / swap_s) - 1))
         promote(first, None, "benchmark", "it passed")
         with serving(chosen, REQUANT_GATEWAY_CAPTURE="1.0") as served:
             call = binary(served.address, model.tensors, model.name, served.headers)
             warm = [ask(call, CLIENTS, 2.0) for _ in range(2)]
-            every_s = CLIENTS / (LOAD * warm[-1].throughput)
+            every_s = CLIENTS / (load * warm[-1].throughput)
             acting = Child(lambda: act(first, others, swap_s))
             with MemoryWatch(served) as memory:
                 answers = ask(call, CLIENTS, seconds, every_s=every_s)
