@@ -30,6 +30,8 @@ LEAST_CHUNK_S = 0.1
 """Of a recording that is written down in chunks."""
 MOST_TEXTS = 64
 """Of one request: what goes through the engine at once."""
+MOST_CHARACTERS, A_TOKEN = 200_000, 8
+"""Of one request, and of each token that a longer prompt may have: others wait while it is read."""
 Tensors = Mapping[str, NDArray[Any]]
 
 
@@ -53,10 +55,11 @@ class TextFront:
         """Return the feeds of some texts, in their order.
 
         Raises:
-            BadInput: There are none, or more than go through the engine at once.
+            BadInput: There are none, more than go through the engine at once, or too long ones.
         """
         if not 0 < len(texts) <= MOST_TEXTS:
             raise BadInput(f"{len(texts)} texts were sent: send 1 to {MOST_TEXTS} at a time")
+        _require_short(texts, MOST_CHARACTERS)
         batches = list(self._inputs.batches(texts))
         if len(batches) != 1:
             raise BadInput(f"{len(texts)} texts do not go through the engine at once: send fewer")
@@ -93,6 +96,7 @@ class LanguageFront(TextFront):
         Raises:
             BadInput: It is longer than the model reads, empty, or the chat template refuses it.
         """
+        _require_short([text], max(MOST_CHARACTERS, A_TOKEN * self.inputs.max_length))
         (tokens,) = self.inputs.whole_prompts([text])
         if len(tokens) > self.inputs.max_length:
             raise BadInput(
@@ -228,3 +232,9 @@ def texts_of(tensors: Tensors) -> list[str] | None:
         return None
     values = next(iter(tensors.values()))
     return [str(text) for text in values.ravel()] if datatype_of(values.dtype) == BYTES else None
+
+
+def _require_short(texts: Sequence[str], most: int) -> None:
+    characters = sum(map(len, texts))
+    if characters > most:
+        raise BadInput(f"{characters} characters were sent: send {most} at most")

@@ -1,4 +1,4 @@
-"""Texts that are sent to be read are judged, and counted, by the tier that is to answer them."""
+"""Texts that are sent to be read: judged, and counted, by the tier that is to answer them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flows.gateway.fronts import TextFront
+from flows.gateway.fronts import MOST_CHARACTERS, TextFront
 from flows.gateway.guards import BlockedText, Guards, TextGuard
+from infra.errors import BadInput
 from infra.gateway.batching import DynamicBatcher
 from infra.gateway.endpoint import Endpoint
 from infra.gateway.metrics import GatewayMetrics
@@ -37,6 +38,15 @@ def release(version: str, *blocked: str) -> ServedRelease:
     return ServedRelease(
         "m", version, version * 64, "t", engine, GraphSignature(READ, (), True), front
     )
+
+
+def test_texts_whose_reading_would_keep_others_waiting_are_refused() -> None:
+    metrics = GatewayMetrics()
+    endpoint = Endpoint("m", DynamicBatcher("m", metrics), metrics, release=release("1"))
+    half = "word " * (MOST_CHARACTERS // 10)
+    long = {"text": np.asarray([half, half, "!"], object)}
+    with pytest.raises(BadInput, match=r"200001 characters were sent: send 200000 at most"):
+        asyncio.run(endpoint.infer(long, Asking({})))
 
 
 def test_the_tier_that_is_asked_decides_and_both_tiers_are_counted() -> None:
