@@ -7,6 +7,7 @@ import typer
 
 from flows.cli.application import app
 from flows.cli.options import AnyModel, Cluster, Json, Model, Reason, Search
+from infra.errors import BadInput
 from infra.settings import use_cluster
 
 
@@ -236,6 +237,10 @@ def quantize(
     judge: Annotated[
         Path | None, typer.Option(help="Other texts that both models read afterwards.")
     ] = None,
+    at_most: Annotated[
+        float | None,
+        typer.Option(help="Perplexity of each group, times full precision's: else exit with 1."),
+    ] = None,
     windows: Annotated[int, typer.Option(help="Of text to calibrate on, at most.")] = 64,
     tokens: Annotated[int, typer.Option(help="Of a window.")] = 512,
     keep: Annotated[
@@ -247,11 +252,14 @@ def quantize(
 ) -> None:
     """Quantize a language model's checkpoint layer by layer, in the memory of one layer.
 
-    Writes a compressed-tensors checkpoint, which transformers and vLLM load. Ended, it goes on.
+    Writes a compressed-tensors checkpoint, which transformers and vLLM load. Ended, it goes on;
+    whole, it is only judged.
     """
     from flows.cli import printing
-    from flows.publishing.quantized import quantize_checkpoint
+    from flows.publishing.quantized import quantize_checkpoint, require_close
 
+    if at_most is not None and judge is None:
+        raise BadInput("--at-most needs texts to judge by: name them with --judge")
     with printing.progress(quiet=as_json) as say:
         made = quantize_checkpoint(
             folder,
@@ -266,3 +274,5 @@ def quantize(
             told=lambda layer, of: say(f"layer {layer} of {of}", (layer - 1) / of),
         )
     printing.emit(made, as_json, printing.derived_checkpoint)
+    if at_most is not None:
+        require_close(made, at_most)

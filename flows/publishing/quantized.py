@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from infra.errors import BadInput
+from infra.errors import BadInput, Refused
 from tasks.models.corpus import read_corpus
 from tasks.models.folders.table import read_table
 from tasks.quantization.recipe.catalog import find_recipe
@@ -69,6 +69,23 @@ def quantize_checkpoint(
     if judge is not None:
         judged.update(windows_by_group(folder, _read(judge), tokens, JUDGED))
     return derive(folder, output, chosen, observed, judged, device=device, keep=keep, told=told)
+
+
+def require_close(made: DerivedCheckpoint, at_most: float) -> None:
+    """Pass where each judged group's perplexity is at most so many times full precision's.
+
+    Raises:
+        Refused: One is more.
+    """
+    far = [item for item in made.judged if not item.perplexity_ratio <= at_most]
+    if far:
+        worst = max(far, key=lambda item: item.perplexity_ratio)
+        raise Refused(
+            f"{made.folder}: on {worst.group} perplexity is {worst.perplexity_ratio:.3f} times "
+            f"full precision's, and at most {at_most:g} is allowed ({len(far)} of "
+            f"{len(made.judged)} groups are above): calibrate on such texts into another folder, "
+            "or keep layers in floating point"
+        )
 
 
 def _read(path: Path) -> Sequence[tuple[str, str]]:

@@ -131,7 +131,8 @@ def derive(
     made = run.all_layers(observed, told)
     if not made.schemes:
         raise BadInput(f"keep {keep!r} leaves no layer to quantize: name fewer layers")
-    written.write(decoder.layers, stored.read(decoder.outside), ())
+    if not written.file_of(decoder.layers).is_file():  # whole, or not there
+        written.write(decoder.layers, stored.read(decoder.outside), ())
     found, kept = run.judged(), (*made.kept, *decoder.heads)
     report = {"recipe": recipe.name, "judged": [asdict(item) for item in found]}
     written.finish(described(made.schemes, kept), report)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.cli import app
-from infra.errors import BadInput
+from infra.errors import BadInput, Refused
 from tasks.models.corpus import EPOCH, write_corpus
 from tasks.quantization.streamed.texts import windows_by_group
 from tasks.records import Request
@@ -50,6 +51,21 @@ def test_from_texts_to_what_both_models_make_of_others(folder: Path, tmp_path: P
     again = run(*asked, "--texts", texts)
     assert "from layer 3 on" in again.output
     assert "not judged" in again.output
+
+
+def test_what_was_made_is_judged_by_later_texts_and_held_to_a_limit(
+    folder: Path, tmp_path: Path
+) -> None:
+    texts, out = table(tmp_path / "texts.jsonl", 40), tmp_path / "out"
+    asked = (folder, "--output", out, "--recipe", "int8-max", "--tokens", 16, "--texts", texts)
+    assert isinstance(run(*asked, "--at-most", 1.2).exception, BadInput)  # judged by which texts?
+    assert run(*asked, "--judge", texts, "--at-most", 1.2).exit_code == 0
+    made = {path.name: path.stat().st_mtime_ns for path in out.glob("*.safetensors")}
+    later = run(*asked, "--judge", table(tmp_path / "later.jsonl", 9), "--at-most", 0.5)
+    assert isinstance(later.exception, Refused)
+    assert re.search(r"on \w+ perplexity is \d\.\d+ times full precision's", str(later.exception))
+    assert "(4 of 4 groups are above)" in str(later.exception)
+    assert {path.name: path.stat().st_mtime_ns for path in out.glob("*.safetensors")} == made
 
 
 def test_every_language_keeps_a_floor(folder: Path, tmp_path: Path) -> None:
