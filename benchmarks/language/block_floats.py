@@ -31,7 +31,7 @@ from tasks.validation.precision import Execution, asked_for, compare_precision
 NAME, DEVICE = "llm-floats", "SM120"
 _SETTING = "REQUANT_TENSORRT_RTX_CAPABILITY"
 TITLE = "The shipped language model in short floats: perplexity over FP32's, and its plan for SM120"
-RECIPES = ("fp8", "mxfp8", "int4-gptq", "nvfp4-weights", "mxfp4-weights", "nvfp4")
+RECIPES = ("fp8", "mxfp8", "int4-gptq", "nvfp4-weights", "mxfp4-weights", "nvfp4", "nvfp4-fp16")
 
 
 @dataclass(frozen=True, slots=True)

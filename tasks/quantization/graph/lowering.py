@@ -214,7 +214,7 @@ def gathered_levels(qdq: onnx.ModelProto) -> onnx.ModelProto:
     for node in graph.node:
         if node.op_type == "Gather":
             gathers.setdefault(node.input[0], []).append(node)
-    constants = {item.name for item in graph.initializer}
+    constants = {item.name: item.data_type for item in graph.initializer}
     tables = {
         node.output[0]: node
         for node in graph.node
@@ -226,7 +226,8 @@ def gathered_levels(qdq: onnx.ModelProto) -> onnx.ModelProto:
     ordered: list[onnx.NodeProto] = []
     for node in graph.node:
         if node.op_type == "Gather" and node.input[0] in tables:
-            ordered += _gather(node, tables[node.input[0]])
+            table = tables[node.input[0]]
+            ordered += _gather(node, table, constants.get(table.input[1], onnx.TensorProto.FLOAT))
         elif node.output[0] not in tables:
             ordered.append(node)
     del graph.node[:]
@@ -234,7 +235,7 @@ def gathered_levels(qdq: onnx.ModelProto) -> onnx.ModelProto:
     return copy
 
 
-def _gather(node: onnx.NodeProto, table: onnx.NodeProto) -> list[onnx.NodeProto]:
+def _gather(node: onnx.NodeProto, table: onnx.NodeProto, kind: int) -> list[onnx.NodeProto]:
     levels, scales = table.input[:2]
     places, result, name = node.input[1], node.output[0], node.name
     return [
@@ -244,7 +245,7 @@ def _gather(node: onnx.NodeProto, table: onnx.NodeProto) -> list[onnx.NodeProto]
             [f"{result}.levels"],
             [f"{result}.units"],
             f"{name}.units",
-            to=onnx.TensorProto.FLOAT,
+            to=kind,
         ),
         helper.make_node("Gather", [scales, places], [f"{result}.scales"], f"{name}.scales"),
         helper.make_node(

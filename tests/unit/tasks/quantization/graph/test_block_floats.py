@@ -138,3 +138,19 @@ def test_weights_beside_the_graph_are_the_same(workspace: Settings) -> None:
             lowered = lower(written, form)
             assert {item.name for item in lowered.graph.initializer if is_beside(item)}
             assert workspace.weights().inside(lowered) == lower(held, form)
+
+
+def test_a_table_in_int8_runs_beside_fp16() -> None:
+    """On a device ONNX Runtime takes FP16, and the scales of a table's rows have its type."""
+    model = graphs.product(RNG.standard_normal((WIDTH, 24)).astype(np.float32))
+    model.graph.node.insert(0, helper.make_node("Gather", ["table", "ids"], ["rows"], "gather"))
+    model.graph.node.insert(1, helper.make_node("Add", ["x", "rows"], ["sum"], "add"))
+    model.graph.node[2].input[0] = "sum"
+    table = RNG.standard_normal((600, WIDTH)).astype(np.float32)
+    for name, values in (("table", table), ("ids", np.asarray([7]))):
+        model.graph.initializer.append(onnx.numpy_helper.from_array(values, name))
+    graph = qdq.write(derived("nvfp4-fp16", model, X).plan)
+    exact = graphs.run(model, X)
+    for form in ("u8", "plain"):
+        lost = graphs.run(lower(graph, form), X) - exact
+        assert np.linalg.norm(lost) < 0.25 * np.linalg.norm(exact)
