@@ -25,7 +25,7 @@ from infra.access.roles import ANY, EVERY, Needs, Role
 from infra.errors import NotFound
 from infra.gateway.application import Gateway
 from infra.gateway.batching import DynamicBatcher
-from infra.gateway.capture import Capture
+from infra.gateway.capture import Capture, bytes_of
 from infra.gateway.endpoint import Endpoint
 from infra.gateway.metrics import GatewayMetrics
 from infra.gateway.steering.shadow import ShadowRuns
@@ -95,6 +95,7 @@ class ServedModels:
             traffic_writer(self._settings, name),
             self.metrics,
             fraction=self._settings.gateway_capture,
+            size_of=bytes_of,
         )
         batcher = DynamicBatcher(name, self.metrics)
         shadows = ShadowRuns(name, batcher, self.metrics)

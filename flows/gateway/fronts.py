@@ -14,6 +14,7 @@ from infra.engines.port import Engine
 from infra.errors import BadInput
 from infra.gateway.release import Front
 from infra.gateway.wire.datatypes import BYTES, datatype_of
+from tasks.models.batches import BATCH
 from tasks.models.inputs import Inputs
 from tasks.models.language.inputs import LanguageInputs
 from tasks.models.speech.chunks import chunks_of
@@ -57,9 +58,7 @@ class TextFront:
         Raises:
             BadInput: There are none, more than go through the engine at once, or too long ones.
         """
-        if not 0 < len(texts) <= MOST_TEXTS:
-            raise BadInput(f"{len(texts)} texts were sent: send 1 to {MOST_TEXTS} at a time")
-        _require_short(texts, MOST_CHARACTERS)
+        _require_few(texts, MOST_TEXTS)
         batches = list(self._inputs.batches(texts))
         if len(batches) != 1:
             raise BadInput(f"{len(texts)} texts do not go through the engine at once: send fewer")
@@ -89,6 +88,26 @@ class LanguageFront(TextFront):
         super().__init__(inputs, guards)
         self.inputs, self.new_tokens = inputs, inputs.new_tokens
         self.generator = TextGenerator(model, engine, inputs)
+
+    def feeds(self, tensors: Tensors) -> Tensors:
+        """Return tokens of texts, or tokens as they are.
+
+        Raises:
+            BadInput: As `tokens`; or there are more tokens than the model reads and writes.
+        """
+        given = (tensors.get(name) for name in ("input_ids", "past_mask"))
+        count = sum(values.shape[1] for values in given if values is not None and values.ndim == 2)
+        if count > self.inputs.max_length + self.new_tokens:
+            raise BadInput(
+                f"the tensors hold {count} tokens: this model reads {self.inputs.max_length} and "
+                f"writes {self.new_tokens}"
+            )
+        return super().feeds(tensors)
+
+    def tokens(self, texts: Sequence[str]) -> Tensors:
+        """Return the feeds of some texts, in their order; raises as a text model's."""
+        _require_few(texts, BATCH)
+        return self.inputs.together(texts)
 
     def prompt(self, text: str) -> list[int]:
         """Return the tokens of a prompt, or of a conversation whose reply is to come.
@@ -232,6 +251,12 @@ def texts_of(tensors: Tensors) -> list[str] | None:
         return None
     values = next(iter(tensors.values()))
     return [str(text) for text in values.ravel()] if datatype_of(values.dtype) == BYTES else None
+
+
+def _require_few(texts: Sequence[str], most: int) -> None:
+    if not 0 < len(texts) <= most:
+        raise BadInput(f"{len(texts)} texts were sent: send 1 to {most} at a time")
+    _require_short(texts, MOST_CHARACTERS)
 
 
 def _require_short(texts: Sequence[str], most: int) -> None:

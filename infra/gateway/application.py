@@ -28,7 +28,7 @@ from infra.gateway.endpoint import Endpoint, TooSlow
 from infra.gateway.metrics import GatewayMetrics
 from infra.gateway.openapi import PathItem
 from infra.gateway.steering.destination import Asking
-from infra.gateway.steering.router import key_of, wish_of
+from infra.gateway.steering.router import key_of, said, wish_of
 from infra.gateway.tracing import note
 from infra.gateway.wire.bodies import TooLarge, Unpacking
 from infra.gateway.wire.open_inference import (
@@ -285,16 +285,15 @@ async def _left(request: Request) -> None:
 
 
 def context_of(parameters: Mapping[str, Any], headers: Mapping[str, str]) -> dict[str, str]:
-    """Return what a caller said of a request beside its input."""
-    named = {name: parameters.get(name) or headers.get(f"x-{name}") for name in CONTEXT}
-    return {name: str(value) for name, value in named.items() if value}
+    """Return what a caller said of a request beside its input; raises `BadInput` as `said`."""
+    return {name: value for name in CONTEXT if (value := said(name, parameters, headers))}
 
 
 def asking_of(parameters: Mapping[str, Any], headers: Mapping[str, str]) -> Asking:
     """Return what a caller said of a request, and the tier that it wishes for.
 
     Raises:
-        BadInput: There is no such tier.
+        BadInput: There is no such tier, or what is said is no short text.
     """
     wish, key = wish_of(parameters, headers), key_of(parameters, headers)
     return Asking(context_of(parameters, headers), wish, key)

@@ -58,7 +58,7 @@ async def _transcribe(
     data = fields.get("file")
     if not isinstance(data, bytes):
         raise BadInput("file: a WAV file is required")
-    wave = front.heard(*decode_audio(data), whole=not asked.stream)
+    wave = await asyncio.to_thread(_heard, front, data, whole=not asked.stream)
     destination = endpoint.steering.destination(champion, asking, len(wave))
     if asked.stream:
         chunks = _speech(destination.release.front, model).chunks(wave, asked.chunk_s)
@@ -79,6 +79,11 @@ async def _transcribe(
     if asked.form == "text":
         return model, PlainTextResponse(text)
     return model, json_response({"text": text})
+
+
+def _heard(front: SpeechFront, data: bytes, *, whole: bool) -> NDArray[np.float32]:
+    """Decode and resample a recording, which takes a core for a while."""
+    return front.heard(*decode_audio(data), whole=whole)
 
 
 @dataclass(slots=True)

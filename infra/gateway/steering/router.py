@@ -15,6 +15,8 @@ from infra.errors import BadInput
 Tensors = Mapping[str, NDArray[Any]]
 TIER = "tier"
 """The request's parameter that says its wish; the header is X-Tier."""
+MOST_SAID = {"label": 10_000}
+"""Characters of what a caller says of a request; of all else 256."""
 BURST = 32.0
 """Unsure answers in a row that are answered again, however small the share is."""
 
@@ -98,13 +100,24 @@ class Router:
 def key_of(parameters: Mapping[str, Any], headers: Mapping[str, str]) -> str:
     """Return the key by which a caller's requests stay together; empty where there is none.
 
-    It is the parameter `key` or the header X-Key, else the tenant.
+    It is the parameter `key` or the header X-Key, else the tenant. Raises `BadInput` as `said`.
     """
-    for name in ("key", "tenant"):
-        value = parameters.get(name) or headers.get(f"x-{name}")
-        if value:
-            return str(value)
-    return ""
+    return said("key", parameters, headers) or said("tenant", parameters, headers)
+
+
+def said(name: str, parameters: Mapping[str, Any], headers: Mapping[str, str]) -> str:
+    """Return what a caller says by a parameter or the header X-NAME; empty where it says nothing.
+
+    Raises:
+        BadInput: It is no text or number, or a long one.
+    """
+    value = parameters.get(name) or headers.get(f"x-{name}") or ""
+    if not isinstance(value, str | int | float):
+        raise BadInput(f"the {name} is a {type(value).__name__}: a text is wanted")
+    text, most = str(value), MOST_SAID.get(name, 256)
+    if len(text) > most:
+        raise BadInput(f"the {name} has {len(text)} characters: {most} are kept at most")
+    return text
 
 
 def wish_of(parameters: Mapping[str, Any], headers: Mapping[str, str]) -> Tier | None:
@@ -113,7 +126,7 @@ def wish_of(parameters: Mapping[str, Any], headers: Mapping[str, str]) -> Tier |
     Raises:
         BadInput: There is no such tier.
     """
-    wish = parameters.get(TIER) or headers.get(f"x-{TIER}")
+    wish = said(TIER, parameters, headers)
     if not wish:
         return None
     if wish not in tuple(Tier):

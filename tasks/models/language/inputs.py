@@ -80,13 +80,18 @@ class LanguageInputs:
             )
         readings = self.read([str(item) for item in payloads])
         for cases in _alike(readings, self.vocabulary):
-            chosen = [readings[case] for case in cases]
-            ids, mask = padded([reading.ids for reading in chosen])
-            feeds, counted = (
-                prefill_feeds(self.layout, ids, mask),
-                counted_tokens(chosen, len(ids[0])),
-            )
-            yield Batch(feeds, np.asarray(cases), mask.astype(bool), counted=counted)
+            yield self._batch(readings, cases)
+
+    def together(self, texts: Sequence[str]) -> Arrays:
+        """Return the feeds of some texts in their order, however large their logits are."""
+        return self._batch(self.read(texts), range(len(texts))).feeds
+
+    def _batch(self, readings: Sequence[EncodedText], cases: Sequence[int]) -> Batch:
+        chosen = [readings[case] for case in cases]
+        ids, mask = padded([reading.ids for reading in chosen])
+        counted = counted_tokens(chosen, len(ids[0]))
+        feeds = prefill_feeds(self.layout, ids, mask)
+        return Batch(feeds, np.asarray(cases), mask.astype(bool), counted=counted)
 
     def read(self, texts: Sequence[str]) -> list[EncodedText]:
         """Return what the model reads of each text, at most `max_length` tokens.

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 
+import numpy as np
 import pytest
 
 from infra.errors import Unavailable
-from infra.gateway.capture import Capture
+from infra.gateway.capture import Capture, ServedExchange, bytes_of
 from infra.gateway.metrics import GatewayMetrics
 
 
@@ -52,6 +54,34 @@ def test_what_does_not_fit_is_dropped_and_counted() -> None:
     kept.flush()
     assert store.kept == list(range(10))
     assert (count(metrics, "stored"), count(metrics, "full")) == (10, 15)
+
+
+def test_what_waits_is_bounded_in_bytes_too() -> None:
+    store, metrics = Store(), GatewayMetrics()
+    kept = Capture("m", store, metrics, most_bytes=10, size_of=lambda number: number)
+    store.fails = True
+    for number in (4, 5, 2, 1):
+        kept.keep(number)  # there is no room for 2
+    kept.flush()
+    kept.keep(3)  # nor for 3, after what was put back
+    store.fails = False
+    kept.flush()
+    kept.keep(9)
+    kept.flush()
+    assert store.kept == [4, 5, 1, 9]
+    assert (count(metrics, "stored"), count(metrics, "full")) == (4, 2)
+
+
+def test_an_exchange_is_as_large_as_what_it_holds() -> None:
+    def size(payload: object) -> int:
+        return bytes_of(
+            ServedExchange("r", datetime.now(UTC), 1.0, "1", {"tenant": "abc"}, payload)
+        )
+
+    image = np.zeros((4, 8), np.float32)
+    assert size("word") == 16 + 3
+    assert size(image) == 128 + 3
+    assert size({"image": image, "mask": image.astype(bool)}) == 128 + 32 + 3
 
 
 def test_a_store_that_fails_loses_nothing_while_there_is_room() -> None:

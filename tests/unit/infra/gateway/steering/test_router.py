@@ -14,6 +14,7 @@ from infra.gateway.steering.router import (
     UnsureAnswers,
     Why,
     length_of,
+    said,
     wish_of,
 )
 
@@ -48,6 +49,22 @@ def test_a_wish_is_read_from_parameters_before_headers() -> None:
     assert wish_of({}, {}) is None
     with pytest.raises(BadInput, match="wish for routine or higher"):
         wish_of({"tier": 7}, {})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("tenant", ["a"], "the tenant is a list: a text is wanted"),
+        ("key", {"x": 1}, "the key is a dict"),
+        ("domain", "d" * 257, "the domain has 257 characters: 256 are kept at most"),
+        ("label", "l" * 10_001, "the label has 10001 characters"),
+    ],
+)
+def test_what_a_caller_says_is_a_short_text(name: str, value: Any, sentence: str) -> None:
+    assert said(name, {name: 7}, {}) == "7"
+    assert said(name, {}, {f"x-{name}": "header"}) == "header"
+    with pytest.raises(BadInput, match=sentence):
+        said(name, {name: value}, {})
 
 
 def test_the_length_is_of_a_row_of_the_largest_input() -> None:
