@@ -205,7 +205,8 @@ def test_a_folder_whose_weights_are_too_many_is_refused_before_they_are_loaded(
         export(load_spec(DIGITS / "model.yaml"), tmp_path)
 
 
-def test_the_limit_itself_is_allowed() -> None:
+def test_the_limit_itself_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("infra.processes.memory.available", lambda root: 10 * LIMIT)
     require_room(LIMIT, where="x")
     with pytest.raises(BadInput, match="x holds"):
         require_room(LIMIT + 1, where="x")
