@@ -4,11 +4,18 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from tasks.numerics.formats import NumberFormat
+from tasks.numerics.formats import NumberFormat, ScaleFormat
+from tasks.numerics.quantized_weight import WeightScheme
 from tasks.quantization.recipe.catalog import RECIPES, RESMOOTH, find_recipe
 from tasks.quantization.recipe.recipe import Recipe
 from tasks.quantization.recipe.schemes import Static, Trained
-from tasks.quantization.recipe.targets import Question, expressible, why_not
+from tasks.quantization.recipe.targets import (
+    TENSORRT,
+    TENSORRT_RTX,
+    Question,
+    expressible,
+    why_not,
+)
 from tasks.records import Action, GateResult
 
 Search = Literal["first", "full"]
@@ -99,7 +106,7 @@ def climb(
         for name in (*IN_FP16, *FROM_TRAFFIC, *drifting, *MIXED, *BY_TOKEN, *LATER)
         if RESMOOTH not in start or deployed is None or not deployed.is_made_whole_by(name)
     )
-    names = (*start, *(_only_in_full(way_up) if search == "full" else ()), *way_up)
+    names = (*start, *(_only_in_full(way_up, targets) if search == "full" else ()), *way_up)
     able = expressible([RECIPES[name] for name in names], targets, ask)
     candidates = (
         candidate
@@ -109,22 +116,32 @@ def climb(
     return (*candidates, RECIPES[FALLBACK])
 
 
-def _only_in_full(way_up: Sequence[str]) -> Iterator[str]:
+def _only_in_full(way_up: Sequence[str], targets: Sequence[str]) -> Iterator[str]:
     """Yield everything else.
 
-    Each may be cheaper than a candidate that passes, and seldom is good enough.
+    Each may be cheaper than a candidate that passes, and seldom is good enough. Floats in blocks
+    are cheaper only where a builder of NVIDIA's takes them: ONNX Runtime stores 4 of their bits in
+    8, and rounds activations by a dozen operators.
 
     A recipe that changes how the engine is called, as an INT8 cache does, is only ever asked for by
     name.
     """
+    built_by_nvidia = any(target in (TENSORRT, TENSORRT_RTX) for target in targets)
     for name, recipe in RECIPES.items():
         if (
             name not in way_up
+            and (built_by_nvidia or not in_float_blocks(recipe))
             and recipe.quantized
             and not recipe.starts_from_champion
             and recipe.kv_cache is NumberFormat.FP32
         ):
             yield name
+
+
+def in_float_blocks(recipe: Recipe) -> bool:
+    """Return whether weights are NVFP4's or an MX format's."""
+    weights = recipe.weights
+    return isinstance(weights, WeightScheme) and weights.scales is not ScaleFormat.FP32
 
 
 def chooses_sites(recipe: Recipe) -> bool:
