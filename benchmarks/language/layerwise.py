@@ -93,8 +93,18 @@ def _prepared(model: str, folder: Path, quick: bool) -> tuple[Ids, Ids]:
         shape = random_llama.TINYLLAMA_1_1B
         shape = replace(shape, layers=2) if quick else shape
         random_llama.write(folder, shape)
+        _write_tokenizer(folder)
         ids = np.random.default_rng(0).integers(0, shape.words, (count, TOKENS))
     return ids[:windows], ids[windows:]
+
+
+def _write_tokenizer(folder: Path) -> None:
+    """Write a tokenizer of one word: llm-compressor wants one, and is given token ids."""
+    from tokenizers import Tokenizer, models
+
+    Tokenizer(models.WordLevel({"?": 0}, unk_token="?")).save(str(folder / "tokenizer.json"))
+    named = {"tokenizer_class": "PreTrainedTokenizerFast", "unk_token": "?"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(named))
 
 
 def _rows(
