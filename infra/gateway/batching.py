@@ -42,7 +42,9 @@ class _Waiting:
     feeds: Feeds
     rows: int
     key: Hashable  # what may share a run has the same; None: nothing may
-    answer: asyncio.Future[Feeds] = field(repr=False)
+    answer: asyncio.Future[Feeds] = field(
+        default_factory=lambda: asyncio.get_running_loop().create_future(), repr=False
+    )
 
 
 class DynamicBatcher:
@@ -89,15 +91,15 @@ class DynamicBatcher:
             raise Overloaded(self._model, len(self._queue), self._retry_after())
         rows, key = _rows(release, feeds)
         if key is None or rows <= self._most_rows:
-            return await self._queued(_Waiting(release, feeds, rows, key, _future()))
+            return await self._queued(_Waiting(release, feeds, rows, key))
         parts = []
         for start in range(0, rows, self._most_rows):
             part = {name: item[start : start + self._most_rows] for name, item in feeds.items()}
             size = min(self._most_rows, rows - start)
-            outputs = await self._queued(_Waiting(release, part, size, key, _future()))
+            outputs = await self._queued(_Waiting(release, part, size, key))
             if any(values.shape[:1] != (size,) for values in outputs.values()):
                 # The graph does not keep its batch: its answer is one of all rows.
-                return await self._queued(_Waiting(release, feeds, rows, None, _future()))
+                return await self._queued(_Waiting(release, feeds, rows, None))
             parts.append(outputs)
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
@@ -175,10 +177,6 @@ class DynamicBatcher:
                 self._queue.appendleft(request)
         elif not batch[0].answer.done():
             batch[0].answer.set_exception(error)
-
-
-def _future() -> asyncio.Future[Feeds]:
-    return asyncio.get_running_loop().create_future()
 
 
 def _rows(release: ServedRelease, feeds: Feeds) -> tuple[int, Hashable]:
