@@ -18,6 +18,7 @@ from starlette.types import ASGIApp
 
 from infra.access.guard import Guard, viewer
 from infra.access.roles import Needs
+from infra.processes.bounded_http import BoundedHttp
 from infra.processes.supervision import end_with_parent
 from infra.settings import use_workspace
 
@@ -63,6 +64,7 @@ def main() -> None:
     )
     config = uvicorn.Config(
         guard,
+        http=BoundedHttp,
         log_level="warning",
         access_log=False,  # addresses may carry a link's token
         server_header=False,
