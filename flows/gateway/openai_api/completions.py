@@ -24,6 +24,7 @@ from flows.gateway.fronts import LanguageFront
 from flows.gateway.guards import On
 from flows.gateway.openai_api.pieces import TextPieces
 from flows.gateway.openai_api.routes import (
+    MOST_ITEMS,
     OpenAIBody,
     answering,
     json_response,
@@ -60,7 +61,7 @@ class ChatMessage(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[ContentPart]
+    content: str | Annotated[list[ContentPart], Field(max_length=MOST_ITEMS, fail_fast=True)]
 
     @property
     def turn(self) -> Turn:
@@ -86,7 +87,7 @@ class _Asked(OpenAIBody):
     temperature: float = Field(1.0, ge=0, le=2)
     top_p: float = Field(1.0, gt=0, le=1)
     seed: int | None = Field(None, ge=0)
-    stop: str | Annotated[list[str], Field(max_length=MOST_STOPS)] | None = None
+    stop: str | Annotated[list[str], Field(max_length=MOST_STOPS, fail_fast=True)] | None = None
     n: Literal[1] = 1
     stream: bool = False
     stream_options: StreamOptions = StreamOptions()
@@ -120,7 +121,7 @@ class _Asked(OpenAIBody):
 class ChatRequest(_Asked):
     """A conversation that waits for its reply."""
 
-    messages: list[ChatMessage] = Field(min_length=1)
+    messages: list[ChatMessage] = Field(min_length=1, max_length=MOST_ITEMS, fail_fast=True)
 
     @property
     def text(self) -> str:

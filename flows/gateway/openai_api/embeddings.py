@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from pydantic import ConfigDict, Field
@@ -12,7 +12,13 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from flows.gateway.fronts import LanguageFront, TextFront
-from flows.gateway.openai_api.routes import OpenAIBody, answering, json_response, read_body
+from flows.gateway.openai_api.routes import (
+    MOST_ITEMS,
+    OpenAIBody,
+    answering,
+    json_response,
+    read_body,
+)
 from infra.errors import BadInput
 from infra.gateway.application import Gateway, asking_of, while_waited_for
 
@@ -23,7 +29,9 @@ class EmbeddingsRequest(OpenAIBody):
     model_config = ConfigDict(extra="ignore")
 
     model: str
-    input: str | list[str] = Field(min_length=1)
+    input: str | Annotated[list[str], Field(max_length=MOST_ITEMS, fail_fast=True)] = Field(
+        min_length=1
+    )
     encoding_format: str = Field(default="float", pattern="^(float|base64)$")
     user: str | None = None
 

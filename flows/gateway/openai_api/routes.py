@@ -16,8 +16,11 @@ from starlette.responses import Response
 
 from infra.errors import BadInput
 from infra.gateway.application import CLIENT_LEFT, Gateway, problem
+from infra.gateway.wire.bodies import require_flat
 
 Asked = TypeVar("Asked", bound=BaseModel)
+MOST_ITEMS = 4096
+"""Of a list in a body, such as the turns of a conversation."""
 
 
 class OpenAIBody(BaseModel):
@@ -48,6 +51,7 @@ async def answering(
 
 def read_body(kind: type[Asked], body: bytes) -> Asked:
     """Read a body; raises `BadInput` with the field and what is wrong with it."""
+    require_flat(body)
     try:
         return kind.model_validate_json(body)
     except ValidationError as error:

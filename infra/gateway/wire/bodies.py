@@ -9,6 +9,9 @@ from infra.errors import BadInput
 _WINDOW = {"gzip": 16 + zlib.MAX_WBITS, "x-gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 """Encoding (RFC 9110, section 8.4.1) -> zlib's window bits."""
 
+MOST_NESTED = 2**20
+"""Lists and objects of a JSON body: each takes longer than a number, while others wait."""
+
 
 class TooLarge(BadInput):
     """A body above the limit."""
@@ -53,3 +56,9 @@ class Unpacking:
         if not self._stream.eof:
             raise BadInput(f"the {self._name} of the body breaks off")
         return b""
+
+
+def require_flat(document: bytes) -> None:
+    """Raise `BadInput` for JSON of more lists and objects than are read, before it is parsed."""
+    if document.count(b"[") + document.count(b"{") > MOST_NESTED:
+        raise BadInput(f"the body has more than {MOST_NESTED} lists and objects: send fewer")

@@ -6,6 +6,7 @@ Source: https://github.com/kserve/open-inference-protocol, and Triton's binary d
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from math import prod
 from typing import Any
 
@@ -17,6 +18,8 @@ from infra.errors import BadInput
 BYTES, BF16 = "BYTES", "BF16"
 MOST_DIMENSIONS = 8
 """Of a tensor."""
+MOST_TEXTS, MOST_LISTED = 100_000, 2**22
+"""Texts of a tensor, and numbers of one in JSON: others wait while they are read one by one."""
 LITTLE_ENDIAN: Mapping[str, str] = {
     "BOOL": "?",
     "FP16": "<f2",
@@ -42,7 +45,7 @@ def from_bytes(name: str, datatype: str, shape: Sequence[int], raw: bytes) -> ND
         BadInput: for an unknown datatype, and for bytes that the shape does not need.
     """
     if datatype == BYTES:
-        return _shaped(name, np.asarray(_texts(name, raw), dtype=object), shape)
+        return _shaped(name, np.asarray(_texts(name, raw, prod(shape)), dtype=object), shape)
     dtype = np.dtype(_code(name, datatype))
     needed = prod(shape) * dtype.itemsize
     if len(raw) != needed:
@@ -57,9 +60,16 @@ def from_bytes(name: str, datatype: str, shape: Sequence[int], raw: bytes) -> ND
 def from_json(name: str, datatype: str, shape: Sequence[int], data: object) -> NDArray[Any]:
     """Return a tensor of JSON values, nested as the shape says or flat.
 
+    Args:
+        name: Of the input.
+        datatype: Its datatype.
+        shape: Its shape.
+        data: Lists in lists, a single value, or any sequence that NumPy reads as one.
+
     Raises:
-        BadInput: for values that the datatype or the shape does not hold.
+        BadInput: for values that the datatype or the shape does not hold, and for too many.
     """
+    _require_few(name, data, MOST_TEXTS if datatype == BYTES else MOST_LISTED)
     if datatype == BYTES:
         texts = _leaves(name, data)
         if not all(isinstance(text, str) for text in texts):
@@ -130,10 +140,29 @@ def _leaves(name: str, data: object) -> list[object]:
     raise BadInput(f"the input {name} has more than {MOST_DIMENSIONS} lists in each other")
 
 
-def _texts(name: str, raw: bytes) -> list[str]:
+def _require_few(name: str, data: object, most: int) -> None:
+    """Raise `BadInput` for lists in lists of more elements; their own are not looked at."""
+    level = [data]
+    while level and isinstance(level[0], list):
+        lists = [item for item in level if isinstance(item, list)]
+        if sum(map(len, lists)) > most:
+            raise BadInput(
+                f"the input {name} has more than {most} elements in JSON: send fewer, or numbers "
+                "as bytes behind it"
+            )
+        inner = next((item[0] for item in lists if item), None)
+        level = list(chain.from_iterable(lists)) if isinstance(inner, list) else []
+
+
+def _texts(name: str, raw: bytes, most: int) -> list[str]:
     """Return the elements of a BYTES tensor: each its length in four bytes, then itself."""
-    texts, place = [], 0
+    if most > MOST_TEXTS:
+        raise BadInput(f"the input {name} has {most} texts: {MOST_TEXTS} are read at most")
+    texts: list[str] = []
+    place = 0
     while place < len(raw):
+        if len(texts) == most:
+            raise BadInput(f"the input {name} has more than the {most} texts of its shape")
         size = int.from_bytes(raw[place : place + 4], "little")
         element = raw[place + 4 : place + 4 + size]
         if place + 4 > len(raw) or len(element) != size:
