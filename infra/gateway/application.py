@@ -178,11 +178,13 @@ class Gateway:
     async def _infer(self, request: Request, endpoint: Endpoint) -> Response:
         length = _header_length(request)
         asked = parse_request(await self.body(request), length)
+        version = request.path_params.get("version")
+        endpoint.current(version).signature.require_outputs(asked.outputs or ())
         inferring = endpoint.infer(
             asked.inputs,
             asking_of(asked.parameters, request.headers),
             id=asked.id or request.scope.get(KEY, ""),
-            version=request.path_params.get("version"),
+            version=version,
         )
         answered = await while_waited_for(request, inferring)
         release, destination = answered.release, answered.destination

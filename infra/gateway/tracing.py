@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from opentelemetry import trace
+from opentelemetry import propagate, trace
 from starlette.types import ASGIApp
 
 from infra.errors import Unavailable
@@ -44,6 +44,15 @@ def traced(app: ASGIApp) -> ASGIApp:
         app, exclude_spans=["receive", "send"], excluded_urls="/metrics,/v2/health"
     )
     return wrapped
+
+
+@contextmanager
+def calling(name: str, headers: Mapping[str, str], attributes: Mapping[str, str]) -> Iterator[None]:
+    """Record a call that came by gRPC, which the ASGI application does not see."""
+    named = {f"requant.{key}": value for key, value in attributes.items()}
+    kind, parent = trace.SpanKind.SERVER, propagate.extract(headers)
+    with _tracer.start_as_current_span(name, context=parent, kind=kind, attributes=named):
+        yield
 
 
 def note(attributes: Mapping[str, str]) -> None:

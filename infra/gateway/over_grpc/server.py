@@ -11,33 +11,43 @@ import asyncio
 import hmac
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from infra.access.directory import CURRENT, Directory
-from infra.access.sign_in import TokenDoor
+from infra.access.roles import ANY, Role
+from infra.access.sign_in import LOCKED, TokenDoor
 from infra.errors import BadInput, NotAllowed, NotFound, RequantError
-from infra.gateway.application import EXTENSIONS, MOST_BYTES, Gateway, asking_of
+from infra.gateway.application import (
+    BODY_S,
+    CLIENT_LEFT,
+    EXTENSIONS,
+    MOST_BYTES,
+    Gateway,
+    SlowBody,
+    asking_of,
+)
 from infra.gateway.batching import Overloaded
 from infra.gateway.endpoint import TooSlow
 from infra.gateway.over_grpc.messages import SERVICE, message
-from infra.gateway.over_grpc.tensors import parameters_of, response_of, tensors_of
+from infra.gateway.over_grpc.tensors import parameters_of, response_of, tensors_of, wanted_of
+from infra.gateway.tracing import calling
+from infra.gateway.wire.extensions import require_known
+from infra.gateway.wire.request_ids import HEADER, fit_id
 from infra.gateway.wire.signature import TensorSignature
 
-Answer = Callable[[Any, Mapping[str, str]], Awaitable[Any]]
-_HTTP = {
-    grpc.StatusCode.OK: 200,
-    grpc.StatusCode.INVALID_ARGUMENT: 400,
-    grpc.StatusCode.NOT_FOUND: 404,
-    grpc.StatusCode.PERMISSION_DENIED: 403,
-    grpc.StatusCode.RESOURCE_EXHAUSTED: 429,
-    grpc.StatusCode.UNAVAILABLE: 503,
-    grpc.StatusCode.DEADLINE_EXCEEDED: 504,
-}
-"""The status that metrics count a code as; any other is 500."""
+Answer = Callable[[Any, Mapping[str, str], str], Awaitable[Any]]
+Trailing = tuple[tuple[str, str], ...]
+AGE_S, GRACE_S = 600, 60
+"""Seconds after which a connection is to be opened anew, and that its calls are given then: no
+answer takes longer."""
+MOST_CALLS = 512
+"""Of one connection at once; its client holds back what is more."""
+REQUEST_ID = HEADER.lower()
 _log = logging.getLogger(__name__)
 
 
@@ -45,15 +55,40 @@ class GrpcServer:
     """The protocol's calls over one gateway's endpoints."""
 
     def __init__(
-        self, gateway: Gateway, key: str, version: str, *, directory: Directory | None = None
+        self,
+        gateway: Gateway,
+        key: str,
+        version: str,
+        *,
+        directory: Directory | None = None,
+        head_s: float = 10.0,
+        body_s: float = BODY_S,
+        idle_s: float = 300.0,
     ) -> None:
+        """Speak for a gateway, and listen to nobody yet.
+
+        Args:
+            gateway: Whose endpoints answer.
+            key: The workspace's.
+            version: Of the program.
+            directory: Who the users are; None: the key alone opens.
+            head_s: Seconds in which a new connection has to begin to speak HTTP/2.
+            body_s: Seconds in which a call's message has to come.
+            idle_s: Seconds for which a connection without calls is kept.
+        """
         self._gateway, self._key, self._version = gateway, key, version
         self._directory = directory
         self._door = None if directory is None else TokenDoor(directory)
+        self._body_s = body_s
         self._server = grpc.aio.server(
             options=[
                 ("grpc.max_receive_message_length", MOST_BYTES),
                 ("grpc.max_send_message_length", -1),
+                ("grpc.max_concurrent_streams", MOST_CALLS),
+                ("grpc.server_handshake_timeout_ms", int(head_s * 1e3)),
+                ("grpc.max_connection_idle_ms", int(idle_s * 1e3)),
+                ("grpc.max_connection_age_ms", AGE_S * 1000),
+                ("grpc.max_connection_age_grace_ms", GRACE_S * 1000),
             ]
         )
         calls: Mapping[str, Answer] = {
@@ -89,35 +124,49 @@ class GrpcServer:
         await self._server.stop(grace=5.0)
 
     def _handler(self, name: str, answer: Answer) -> Any:
-        """Return a call's handler; it reads the message itself, so that a bad one is told so."""
-        kind = message(f"{name}Request")
+        """Return a call's handler.
 
-        async def handle(data: bytes, context: Any) -> bytes:
+        It takes the message from a stream of one, and reads it itself: so its time is bounded, and
+        none, two or a bad one are told of.
+        """
+        kind = message(f"{name}Request")
+        counted = name == "ModelInfer"
+
+        async def handle(messages: AsyncIterator[bytes], context: Any) -> bytes:
             began, model = time.perf_counter(), "unknown"
-            code, told = grpc.StatusCode.OK, ""
-            trailing: tuple[tuple[str, str], ...] = ()
+            headers = {key: str(value) for key, value in context.invocation_metadata() or ()}
+            request_id = fit_id(headers.get(REQUEST_ID, ""))
+            context.set_trailing_metadata(((REQUEST_ID, request_id),))
+            refusal, status = None, CLIENT_LEFT
             try:
-                headers = {key: str(value) for key, value in context.invocation_metadata() or ()}
-                await self._admit(headers, str(context.peer()))
-                request = _parsed(kind, data)
+                await self._admit(headers, str(context.peer()), name)
+                request = _parsed(kind, await _only(messages, self._body_s))
                 model = getattr(request, "model_name", model)
-                response = await answer(request, headers)
-            except _NoKey:
-                await context.abort(grpc.StatusCode.UNAUTHENTICATED, "show a valid key or token")
+                with calling(name, headers, {"request": request_id}):
+                    response = await answer(request, headers, request_id)
+                status = 200
             except Exception as error:  # the caller is told what it may know
-                code, told, trailing = _status(error)
-            if name == "ModelInfer":
-                known = model if model in self._gateway.models else "unknown"
-                took = time.perf_counter() - began
-                self._gateway.answered(known, _HTTP.get(code, 500), took)
-            if code is not grpc.StatusCode.OK:
-                await context.abort(code, told, trailing)
+                refusal = _refusal(error)
+                status = refusal.status
+            finally:  # also where the caller has left
+                if counted and status not in _BEFORE:
+                    known = model if model in self._gateway.models else "unknown"
+                    self._gateway.answered(known, status, time.perf_counter() - began)
+            if refusal is not None:
+                trailing = ((REQUEST_ID, request_id), *refusal.trailing)
+                await context.abort(refusal.code, refusal.sentence, trailing)
             return bytes(response.SerializeToString())
 
-        return grpc.unary_unary_rpc_method_handler(handle)
+        return grpc.stream_unary_rpc_method_handler(handle)
 
-    async def _admit(self, headers: Mapping[str, str], peer: str) -> None:
-        """Note who asks, for `Gateway.endpoint`; raises `_NoKey` where nothing shows it."""
+    async def _admit(self, headers: Mapping[str, str], peer: str, call: str) -> None:
+        """Note who asks, for `Gateway.endpoint`.
+
+        Raises:
+            _NoKey: Nothing shows it.
+            _Locked: Too many wrong tokens came from there.
+            NotAllowed: They may ask no model.
+        """
         shown = headers.get("authorization", "")
         if hmac.compare_digest(shown.encode(), f"Bearer {self._key}".encode()):
             CURRENT.set(None)
@@ -128,36 +177,49 @@ class GrpcServer:
         if not (await asyncio.to_thread(self._directory.accounts)).in_use:
             raise _NoKey
         user = await self._door.user_of(token, peer.rpartition(":")[0])
-        if not isinstance(user, tuple):
+        if isinstance(user, int):
+            raise _Locked(user)
+        if user is None:
             raise _NoKey
-        CURRENT.set(self._directory.caller(user[0]))
+        caller = self._directory.caller(user[0])
+        if not caller.may(Role.VIEWER, ANY):
+            act = f"call {call} of the gateway"
+            await asyncio.to_thread(self._directory.refuse, user[0], Role.VIEWER, ANY, act)
+        CURRENT.set(caller)
 
-    async def _infer(self, request: Any, headers: Mapping[str, str]) -> Any:
-        endpoint = self._gateway.endpoint(request.model_name)
+    async def _infer(self, request: Any, headers: Mapping[str, str], request_id: str) -> Any:
+        endpoint, version = self._gateway.endpoint(request.model_name), request.model_version
+        tensors, wanted = tensors_of(request), wanted_of(request)
+        require_known("request", request.parameters)
+        endpoint.current(version or None).signature.require_outputs(wanted)
         answered = await endpoint.infer(
-            tensors_of(request),
+            tensors,
             asking_of(parameters_of(request.parameters), headers),
-            id=request.id,
-            version=request.model_version or None,
+            id=request.id or request_id,
+            version=version or None,
         )
-        return response_of(answered, request.id, [output.name for output in request.outputs])
+        return response_of(answered, request.id, wanted)
 
-    async def _live(self, request: Any, headers: Mapping[str, str]) -> Any:
+    async def _live(self, request: Any, headers: Mapping[str, str], request_id: str) -> Any:
         return message("ServerLiveResponse")(live=True)
 
-    async def _ready(self, request: Any, headers: Mapping[str, str]) -> Any:
+    async def _ready(self, request: Any, headers: Mapping[str, str], request_id: str) -> Any:
         return message("ServerReadyResponse")(ready=self._gateway.ready)
 
-    async def _model_ready(self, request: Any, headers: Mapping[str, str]) -> Any:
+    async def _model_ready(self, request: Any, headers: Mapping[str, str], request_id: str) -> Any:
         endpoint = self._gateway.endpoint(request.name)
         endpoint.current(request.version or None)
         return message("ModelReadyResponse")(ready=True)
 
-    async def _server_metadata(self, request: Any, headers: Mapping[str, str]) -> Any:
+    async def _server_metadata(
+        self, request: Any, headers: Mapping[str, str], request_id: str
+    ) -> Any:
         made = message("ServerMetadataResponse")
         return made(name="requant", version=self._version, extensions=EXTENSIONS)
 
-    async def _model_metadata(self, request: Any, headers: Mapping[str, str]) -> Any:
+    async def _model_metadata(
+        self, request: Any, headers: Mapping[str, str], request_id: str
+    ) -> Any:
         release = self._gateway.endpoint(request.name).current(request.version or None)
         response = message("ModelMetadataResponse")(
             name=release.model, versions=[release.version], platform=release.target
@@ -169,8 +231,66 @@ class GrpcServer:
         return response
 
 
-class _NoKey(Exception):
+class _NoKey(RequantError):
     """The call shows no key, or another one."""
+
+    def __init__(self) -> None:
+        super().__init__("show a valid key or token")
+
+
+class _Locked(RequantError):
+    """Too many wrong tokens were shown; `wait_s` is how long none is looked at."""
+
+    def __init__(self, wait_s: int) -> None:
+        super().__init__(LOCKED.format(wait=wait_s))
+        self.wait_s = wait_s
+
+
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    """What an error is told by."""
+
+    code: Any  # gRPC's
+    status: int  # HTTP's, which metrics count
+    sentence: str
+    trailing: Trailing = ()
+
+
+_CODES: tuple[tuple[type[Exception], Any, int], ...] = (
+    (_NoKey, grpc.StatusCode.UNAUTHENTICATED, 401),
+    (_Locked, grpc.StatusCode.RESOURCE_EXHAUSTED, 429),
+    (Overloaded, grpc.StatusCode.RESOURCE_EXHAUSTED, 429),
+    (SlowBody, grpc.StatusCode.DEADLINE_EXCEEDED, 408),
+    (BadInput, grpc.StatusCode.INVALID_ARGUMENT, 400),
+    (NotFound, grpc.StatusCode.NOT_FOUND, 404),
+    (NotAllowed, grpc.StatusCode.PERMISSION_DENIED, 403),
+    (TooSlow, grpc.StatusCode.DEADLINE_EXCEEDED, 504),
+    (RequantError, grpc.StatusCode.UNAVAILABLE, 503),
+)
+"""Error -> gRPC's code and HTTP's status; the first that fits."""
+_BEFORE = (401,)
+"""Of calls that were not let in, which HTTP's side does not count either."""
+
+
+async def _only(messages: AsyncIterator[bytes], within_s: float) -> bytes:
+    """Return the message of a call.
+
+    Raises:
+        BadInput: There is none, or a second one.
+        SlowBody: It did not come in time.
+    """
+    received: list[bytes] = []
+    try:
+        async with asyncio.timeout(within_s):
+            async for data in messages:
+                received.append(data)
+                if len(received) > 1:
+                    break
+    except TimeoutError:
+        raise SlowBody(f"the message did not come within {within_s:g} s") from None
+    if len(received) != 1:
+        raise BadInput("the call has no message" if not received else "the call has two messages")
+    return received[0]
 
 
 def _parsed(kind: Any, data: bytes) -> Any:
@@ -180,27 +300,15 @@ def _parsed(kind: Any, data: bytes) -> Any:
         raise BadInput("the bytes are no message of the Open Inference Protocol") from None
 
 
-def _status(error: Exception) -> tuple[Any, str, tuple[tuple[str, str], ...]]:
-    """Return an error's code, its sentence, and what goes along with it."""
-    told = str(error) if isinstance(error, RequantError) else "the server failed: see its log"
-    if isinstance(error, Overloaded):
-        return (
-            grpc.StatusCode.RESOURCE_EXHAUSTED,
-            told,
-            (("retry-after", str(error.retry_after_s)),),
-        )
-    if isinstance(error, BadInput):
-        return grpc.StatusCode.INVALID_ARGUMENT, told, ()
-    if isinstance(error, NotFound):
-        return grpc.StatusCode.NOT_FOUND, told, ()
-    if isinstance(error, NotAllowed):
-        return grpc.StatusCode.PERMISSION_DENIED, told, ()
-    if isinstance(error, TooSlow):
-        return grpc.StatusCode.DEADLINE_EXCEEDED, told, ()
-    if isinstance(error, RequantError):
-        return grpc.StatusCode.UNAVAILABLE, told, ()
+def _refusal(error: Exception) -> _Refusal:
+    """Return how an error is told."""
+    wait = {Overloaded: "retry_after_s", _Locked: "wait_s"}.get(type(error))
+    trailing: Trailing = () if wait is None else (("retry-after", str(getattr(error, wait))),)
+    for kind, code, status in _CODES:
+        if isinstance(error, kind):
+            return _Refusal(code, status, str(error), trailing)
     _log.error("a call failed", exc_info=error)
-    return grpc.StatusCode.INTERNAL, told, ()
+    return _Refusal(grpc.StatusCode.INTERNAL, 500, "the server failed: see its log")
 
 
 def _describe(described: Any, tensor: TensorSignature) -> None:

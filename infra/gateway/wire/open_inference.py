@@ -17,6 +17,7 @@ import orjson
 from numpy.typing import NDArray
 
 from infra.errors import BadInput
+from infra.gateway.wire.bodies import require_flat
 from infra.gateway.wire.datatypes import (
     MOST_DIMENSIONS,
     datatype_of,
@@ -24,6 +25,7 @@ from infra.gateway.wire.datatypes import (
     from_json,
     to_bytes,
 )
+from infra.gateway.wire.extensions import require_known
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 Tensors = Mapping[str, NDArray[Any]]
@@ -69,7 +71,7 @@ def parse_request(body: bytes, header_length: int | None = None) -> InferenceReq
     tail = memoryview(b"" if header_length is None else body[header_length:])
     entries = document.get("inputs")
     if not isinstance(entries, list) or not entries:
-        raise BadInput("the body has no inputs: a list of tensors with name, shape and datatype")
+        raise BadInput("the request has no inputs: a list of tensors with name, shape and datatype")
     inputs: dict[str, NDArray[Any]] = {}
     for entry in entries:
         name, values, used = _input(entry, tail)
@@ -79,6 +81,7 @@ def parse_request(body: bytes, header_length: int | None = None) -> InferenceReq
     if len(tail):
         raise BadInput(f"{len(tail)} bytes behind the JSON belong to no input")
     parameters = _mapping(document, "parameters")
+    require_known("request", parameters)
     return InferenceRequest(
         str(document.get("id") or ""),
         inputs,
@@ -134,13 +137,15 @@ def _is_json(body: bytes) -> bool:
     if body[-1:] not in b"}\n":  # bytes of a tensor seldom end so: they are not parsed twice
         return False
     try:
+        require_flat(body)
         orjson.loads(body)
-    except orjson.JSONDecodeError:
+    except (BadInput, orjson.JSONDecodeError):
         return False
     return True
 
 
 def _document(data: bytes) -> Mapping[str, Any]:
+    require_flat(data)
     try:
         document = orjson.loads(data)
     except orjson.JSONDecodeError as error:
@@ -165,7 +170,11 @@ def _input(entry: object, tail: memoryview) -> tuple[str, NDArray[Any], int]:
         raise BadInput(
             f"the input {name} has no shape: at most {MOST_DIMENSIONS} whole numbers from 0 on"
         )
-    size = _mapping(entry, "parameters").get("binary_data_size")
+    parameters = _mapping(entry, "parameters")
+    require_known(f"input {name}", parameters)
+    size = parameters.get("binary_data_size")
+    if size is not None and "data" in entry:
+        raise BadInput(f"the input {name} has data in JSON and behind it: its elements come once")
     if size is None:
         if "data" not in entry:
             raise BadInput(f"the input {name} has no data, neither in JSON nor behind it")
@@ -185,6 +194,8 @@ def _wanted(document: Mapping[str, Any]) -> dict[str, bool] | None:
         isinstance(entry, dict) and isinstance(entry.get("name"), str) for entry in entries
     ):
         raise BadInput("outputs is not a list of objects with a name")
+    for entry in entries:
+        require_known(f"output {entry['name']}", _mapping(entry, "parameters"))
     fallback = _mapping(document, "parameters").get("binary_data_output") is True
     return {
         entry["name"]: _mapping(entry, "parameters").get("binary_data", fallback) is True

@@ -14,6 +14,11 @@ KEY = "requant.request-id"
 _FIT = re.compile(r"[A-Za-z0-9._:/-]{1,128}")
 
 
+def fit_id(given: str) -> str:
+    """Return a caller's id, or a new one where it is none that fits."""
+    return given if _FIT.fullmatch(given) else uuid.uuid4().hex
+
+
 class RequestIds:
     """ASGI middleware: a caller's id is kept, and whoever sends none, or no fit one, gets one."""
 
@@ -25,8 +30,7 @@ class RequestIds:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        given = Headers(scope=scope).get(HEADER, "")
-        request_id = given if _FIT.fullmatch(given) else uuid.uuid4().hex
+        request_id = fit_id(Headers(scope=scope).get(HEADER, ""))
         scope[KEY] = request_id
 
         async def answer(message: Message) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,6 +60,13 @@ class GraphSignature:
             tensor.check(feeds[tensor.name])
         if feeds and all(values.shape[:1] == (0,) for values in feeds.values()):
             raise BadInput("the inputs have no row: send one or more")
+
+    def require_outputs(self, wanted: Iterable[str]) -> None:
+        """Raise `BadInput` for an output that the graph does not return."""
+        names = [tensor.name for tensor in self.outputs]
+        unknown = next((name for name in wanted if name not in names), None)
+        if unknown is not None:
+            raise BadInput(f"there is no output {unknown}: the model has {', '.join(names)}")
 
 
 def read_signature(graph: bytes) -> GraphSignature:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
+import grpc
 import pytest
 from starlette.routing import Route
 from starlette.testclient import TestClient
@@ -14,7 +16,7 @@ from infra.access.directory import CURRENT, Caller
 from infra.access.guard import Guard
 from infra.access.roles import ANY, EVERY, Role, parse_grant
 from infra.access.secret import WorkspaceSecret
-from infra.gateway.over_grpc.server import GrpcServer, _NoKey
+from infra.gateway.over_grpc.server import GrpcServer, _Locked, _NoKey, _refusal
 from infra.settings import Settings, settings
 from tests.unit.infra.gateway.test_application import BODY, gateway
 
@@ -67,7 +69,7 @@ def test_a_call_over_grpc_shows_the_key_or_a_token(
 
     async def admitted(shown: str) -> Caller | None:
         server = GrpcServer(gateway(), SECRET.key, "0", directory=settings().directory())
-        await server._admit({"authorization": shown}, "ipv4:127.0.0.1:1")
+        await server._admit({"authorization": shown}, "ipv4:127.0.0.1:1", "ServerLive")
         return CURRENT.get()
 
     assert asyncio.run(admitted(f"Bearer {SECRET.key}")) is None
@@ -75,3 +77,24 @@ def test_a_call_over_grpc_shows_the_key_or_a_token(
     for shown in ("", token, "Bearer wrong", f"Bearer {token[:-1]}g"):  # no hex digit
         with pytest.raises(_NoKey):
             asyncio.run(admitted(shown))
+
+
+def test_whoever_guesses_over_grpc_is_told_to_wait(
+    workspace: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REQUANT_TOKEN", users.add("ada", ["admin"]).token)
+    monkeypatch.setattr("infra.access.attempts.DELAY_S", 0.0)
+    settings.cache_clear()
+
+    async def guessed() -> None:
+        server = GrpcServer(gateway(), SECRET.key, "0", directory=settings().directory())
+        for place in range(50):
+            with suppress(_NoKey):
+                shown = {"authorization": f"Bearer {place}"}
+                await server._admit(shown, "ipv4:127.0.0.1:1", "ServerLive")
+
+    with pytest.raises(_Locked) as told:
+        asyncio.run(guessed())
+    refusal = _refusal(told.value)
+    assert (refusal.code, refusal.status) == (grpc.StatusCode.RESOURCE_EXHAUSTED, 429)
+    assert int(dict(refusal.trailing)["retry-after"]) >= 1

@@ -13,8 +13,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from infra.errors import BadInput
+from infra.gateway.wire.bodies import MOST_NESTED
 from infra.gateway.wire.datatypes import (
     LITTLE_ENDIAN,
+    MOST_LISTED,
+    MOST_TEXTS,
     datatype_of,
     from_bytes,
     from_json,
@@ -180,3 +183,32 @@ def test_a_number_that_the_datatype_has_not_is_told_and_never_made_infinite(
 ) -> None:
     with pytest.raises(BadInput, match=f"numbers that {datatype} has not"):
         from_json("x", datatype, [1], [number])
+
+
+@pytest.mark.parametrize(
+    ("tensor", "tail", "sentence"),
+    [
+        (b'"datatype":"FP32","data":[%s1]' % (b"1," * MOST_LISTED), b"", "elements in JSON"),
+        (b'"datatype":"FP32","data":[[%s1],[1]]' % (b"1," * MOST_LISTED), b"", "elements in JSON"),
+        (b'"datatype":"BYTES","data":[%s""]' % (b'"",' * MOST_TEXTS), b"", "elements in JSON"),
+        (b'"datatype":"FP32","data":[%s[]]' % (b"[]," * MOST_NESTED), b"", "lists and objects"),
+        (b'"datatype":"BYTES","parameters":{"binary_data_size":800}', bytes(800), "texts"),
+    ],
+)
+def test_what_would_keep_others_waiting_is_not_read(
+    tensor: bytes, tail: bytes, sentence: str
+) -> None:
+    size = MOST_TEXTS * 42  # fits none of them but by its number
+    head = b'{"inputs":[{"name":"x","shape":[%d],%s}]}' % (size, tensor)
+    with pytest.raises(BadInput) as refused:
+        parse_request(head + tail, len(head) if tail else None)
+    assert sentence in str(refused.value)
+
+
+def test_elements_come_once_in_json_or_behind_it() -> None:
+    head = (
+        b'{"inputs":[{"name":"x","shape":[1],"datatype":"INT8","data":[1],'
+        b'"parameters":{"binary_data_size":1}}]}'
+    )
+    with pytest.raises(BadInput, match="come once"):
+        parse_request(head + b"\x01", len(head))

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import grpc
+import httpx
 import numpy as np
 import pytest
 from hypothesis import given
@@ -19,11 +22,12 @@ from tritonclient.grpc import service_pb2
 from tritonclient.utils import InferenceServerException
 
 from infra.errors import BadInput
+from infra.gateway.application import Gateway
 from infra.gateway.over_grpc.messages import SERVICE, message
 from infra.gateway.over_grpc.server import GrpcServer
 from infra.gateway.over_grpc.tensors import tensors_of
 from infra.gateway.wire.datatypes import LITTLE_ENDIAN
-from tests.unit.infra.gateway.test_application import gateway
+from tests.unit.infra.gateway.test_application import asked, gateway
 
 KEY = "k" * 64
 HEADERS = {"authorization": f"Bearer {KEY}"}
@@ -33,6 +37,14 @@ HEADERS = {"authorization": f"Bearer {KEY}"}
 class Listening:
     address: str
     client: triton.InferenceServerClient
+    gateway: Gateway
+
+    def counted(self, code: int) -> float:
+        """Return how many requests of the model were answered so."""
+        answer = asyncio.run(got(self.gateway, "/metrics"))
+        line = f'requant_gateway_requests_total{{code="{code}",model="m"}} '
+        lines = answer.text.splitlines()
+        return next((float(item.removeprefix(line)) for item in lines if line in item), 0.0)
 
 
 @pytest.fixture(scope="module")
@@ -44,14 +56,16 @@ def listening() -> Iterator[Listening]:
     def done(work: Any) -> Any:
         return asyncio.run_coroutine_threadsafe(work, loop).result(20)
 
+    chosen = gateway()
+
     async def begun() -> tuple[GrpcServer, int]:
-        server = GrpcServer(gateway(), KEY, "0")
+        server = GrpcServer(chosen, KEY, "0", head_s=0.5, body_s=0.5)
         return server, await server.start(0)
 
     server, port = done(begun())
     address = f"127.0.0.1:{port}"
     client = triton.InferenceServerClient(address)
-    yield Listening(address, client)
+    yield Listening(address, client, chosen)
     client.close()
     done(server.stop())
     loop.call_soon_threadsafe(loop.stop)
@@ -62,6 +76,12 @@ def tensor(values: np.ndarray[Any, Any], name: str = "x") -> triton.InferInput:
     made = triton.InferInput(name, list(values.shape), "FP32")
     made.set_data_from_numpy(values)
     return made
+
+
+async def got(chosen: Gateway, path: str) -> httpx.Response:
+    transport = httpx.ASGITransport(chosen.application())
+    async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
+        return await client.get(path)
 
 
 def raw(listening: Listening, call: str, data: bytes) -> grpc.StatusCode:
@@ -132,6 +152,135 @@ def test_nobody_without_the_key_is_answered(listening: Listening) -> None:
     with pytest.raises(InferenceServerException) as refused:
         listening.client.get_model_metadata("m")
     assert "UNAUTHENTICATED" in str(refused.value.status())
+
+
+def described(**changes: Any) -> dict[str, Any]:
+    """Return a request as both protocols have it, with changes to its only input."""
+    tensor = {"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1, 2], **changes}
+    return {"inputs": [tensor]}
+
+
+def note(entries: Any, parameters: dict[str, Any]) -> None:
+    for name, value in parameters.items():
+        setattr(entries[name], "string_param" if isinstance(value, str) else "int64_param", value)
+
+
+def call_of(document: dict[str, Any]) -> bytes:
+    """Return the message that says what a body of JSON does."""
+    request = service_pb2.ModelInferRequest(model_name="m")
+    note(request.parameters, document.get("parameters", {}))
+    for item in document["inputs"]:
+        made = request.inputs.add(**{key: item[key] for key in ("name", "datatype", "shape")})
+        note(made.parameters, item.get("parameters", {}))
+        getattr(made.contents, FIELDS[item["datatype"]]).extend(item["data"])
+    for item in document.get("outputs", []):
+        note(request.outputs.add(name=item["name"]).parameters, item.get("parameters", {}))
+    return bytes(request.SerializeToString())
+
+
+FIELDS = {"INT64": "int64_contents", "FP32": "fp32_contents", "BOOL": "bool_contents"}
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        described(shape=[2, 2]),
+        described(shape=[2, 1]),
+        described(shape=[-1, 2]),
+        described(shape=[0, 2], data=[]),
+        described(shape=[1] * 9, data=[1]),
+        described(name="z"),
+        described(datatype="INT64"),
+        described(datatype="BOOL", data=[True, False]),
+        {"inputs": []},
+        {"inputs": described()["inputs"] * 2},
+        {**described(), "outputs": [{"name": "z"}]},
+        {**described(), "outputs": [{"name": "y", "parameters": {"classification": 1}}]},
+        described(parameters={"shared_memory_region": 1}),
+        {**described(), "parameters": {"sequence_id": 7}},
+        {**described(), "parameters": {"tier": "lower"}},
+        {**described(), "parameters": {"tier": 3}},
+        {**described(), "parameters": {"tenant": "t" * 300}},
+    ],
+)
+def test_http_and_grpc_refuse_the_same_in_the_same_words(
+    listening: Listening, document: dict[str, Any]
+) -> None:
+    (answer,) = asked(listening.gateway, document)
+    assert answer.status_code == 400
+    with grpc.insecure_channel(listening.address) as channel:
+        ask = channel.unary_unary(f"/{SERVICE}/ModelInfer")
+        with pytest.raises(grpc.RpcError) as refused:
+            ask(call_of(document), metadata=tuple(HEADERS.items()), timeout=20)
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert refused.value.details() == answer.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("messages", "code", "sentence"),
+    [
+        (0, grpc.StatusCode.INVALID_ARGUMENT, "has no message"),
+        (2, grpc.StatusCode.INVALID_ARGUMENT, "has two messages"),
+        (None, grpc.StatusCode.DEADLINE_EXCEEDED, "did not come within 0.5 s"),
+    ],
+)
+def test_a_call_without_its_one_message_is_told_and_holds_nothing(
+    listening: Listening, messages: int | None, code: grpc.StatusCode, sentence: str
+) -> None:
+    ended = threading.Event()
+
+    def sent() -> Iterator[bytes]:
+        yield from [b""] * (messages or 0)
+        if messages is None:
+            ended.wait(10)
+
+    with grpc.insecure_channel(listening.address) as channel:
+        ask = channel.stream_unary(f"/{SERVICE}/ServerLive")
+        with pytest.raises(grpc.RpcError) as refused:
+            ask(sent(), metadata=tuple(HEADERS.items()), timeout=9)
+        ended.set()
+    assert (refused.value.code(), sentence in refused.value.details()) == (code, True)
+
+
+@pytest.mark.parametrize(
+    "sent", [b"", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n"]
+)
+def test_a_connection_that_speaks_no_http2_is_let_go(listening: Listening, sent: bytes) -> None:
+    host, _, port = listening.address.partition(":")
+    with socket.create_connection((host, int(port)), timeout=5) as client:
+        client.sendall(sent)
+        while client.recv(1000):  # its settings and good-bye
+            pass
+
+
+def test_what_a_caller_gave_up_is_run_no_further_and_counted(listening: Listening) -> None:
+    before = listening.counted(499)
+    rows = np.full((64, 2), -0.5, np.float32)  # four runs, each of which sleeps
+    with pytest.raises(InferenceServerException) as left:
+        listening.client.infer("m", [tensor(rows)], headers=HEADERS, client_timeout=0.1)
+    assert "DEADLINE_EXCEEDED" in str(left.value.status())
+    began = time.monotonic()
+    listening.client.infer("m", [tensor(np.ones((1, 2), np.float32))], headers=HEADERS)
+    assert time.monotonic() - began < 1.5  # the run that was at work, and none behind it
+    assert listening.counted(499) == before + 1
+
+
+def test_a_call_keeps_its_request_id(listening: Listening) -> None:
+    with grpc.insecure_channel(listening.address) as channel:
+        ask = channel.unary_unary(f"/{SERVICE}/ServerLive")
+        for given, kept in (("mine-7", True), ("no id at all", False)):
+            metadata = (*HEADERS.items(), ("x-request-id", given))
+            _, call = ask.with_call(b"", metadata=metadata, timeout=20)
+            assert (dict(call.trailing_metadata())["x-request-id"] == given) is kept
+
+
+def test_elements_come_once(listening: Listening) -> None:
+    request = service_pb2.ModelInferRequest(model_name="m")
+    made = request.inputs.add(name="x", datatype="FP32", shape=[1, 2])
+    made.contents.fp32_contents.extend([1.0, 2.0])
+    request.raw_input_contents.append(bytes(8))
+    code = raw(listening, "ModelInfer", request.SerializeToString())
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
 
 
 @given(st.binary(max_size=60))
