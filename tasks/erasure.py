@@ -16,6 +16,7 @@ from hashlib import sha256
 from typing import Literal
 
 from infra.errors import BadInput
+from infra.identifiers import marked
 from tasks.records import Request
 from tasks.traffic.masking import names_in_store, stored_tenant
 from tasks.traffic.storage.codec import from_parquet, to_parquet
@@ -44,7 +45,13 @@ class Act:
 
     def is_about(self, request: Request) -> bool:
         """Return whether a stored request has to go."""
-        return self.names(request.tenant if self.kind == "tenant" else request.request_id)
+        if self.kind == "tenant":
+            return self.names(request.tenant)
+        return self.names_request(request.request_id)
+
+    def names_request(self, request_id: str) -> bool:
+        """Return whether a stored id is the one to forget, or of a request that was sent as it."""
+        return self.names(request_id) or self.names(marked(request_id)[0])
 
 
 def new_act(kind: SubjectKind, name: str) -> Act:
@@ -173,7 +180,11 @@ def without_entries(data: bytes, act: Act, *, where: str) -> tuple[bytes, int]:
         remaining = [
             entry
             for entry in entries
-            if not act.names(entry["tenant" if act.kind == "tenant" else "request_id"])
+            if not (
+                act.names(entry["tenant"])
+                if act.kind == "tenant"
+                else act.names_request(entry["request_id"])
+            )
         ]
     except (ValueError, KeyError, TypeError, AssertionError) as exc:
         raise BadInput(f"{where} is no quarantine document ({exc!r}): delete it") from exc

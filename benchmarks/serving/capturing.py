@@ -155,9 +155,10 @@ def _sample(chosen: Settings, model: str, kill: int, log: str) -> None:
     note = _noting(log)
     write = traffic_writer(chosen, model)
 
-    def store(exchanges: Sequence[ServedExchange]) -> None:
-        write(exchanges)
+    def store(exchanges: Sequence[ServedExchange]) -> int:
+        dropped = write(exchanges)
         note("f" + " ".join(exchange.request_id for exchange in exchanges))
+        return dropped
 
     capture = Capture[ServedExchange](
         model, store, GatewayMetrics(), fraction=1.0, interval_s=INTERVAL_S

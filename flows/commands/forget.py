@@ -10,15 +10,18 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from hashlib import sha256
 
 from flows.orchestration.identity import authorized
 from infra.access.roles import Role
 from infra.canonical import Json
 from infra.errors import AlreadyExists, BadInput, NotFound, Refused
+from infra.identifiers import marked
 from infra.settings import settings
 from infra.stores import layout
 from infra.stores.layout import KINDS, Holds, ObjectKind, rows_made_from
@@ -30,10 +33,18 @@ from tasks.promotion import journal, ledger
 from tasks.promotion.ledger import EntryKind, LedgerEntry, body
 from tasks.specs.registration import current_digest
 from tasks.traffic.sources import last_intake, write_last
-from tasks.traffic.storage.parts import write_traffic
+from tasks.traffic.storage.parts import (
+    HOUR,
+    STORED_WITHIN_S,
+    hour_prefix,
+    read_part,
+    write_traffic,
+)
 
 PASSES = 5
 """Over everything stored: a flow that ran beside the first may have written a sample since."""
+MARGIN_S = 2.0
+"""Beside the time that a gateway holds what it sampled: for storing it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,14 +112,11 @@ def forget(
 
 
 def _carry_out(store: ObjectStore, model: str, act: Act, actor: str, reason: str) -> Forgotten:
-    sweep = _Sweep(store, model, act)
-    for _ in range(PASSES):
-        before = sweep.removed.total()
-        for kind in KINDS:
-            if kind.holds is Holds.REQUESTS and not kind.sources:
-                ERASERS[kind](sweep, kind)
-        if sweep.removed.total() == before:
-            break
+    sweep, live = _Sweep(store, model, act), _is_live(store, model)
+    _sweep_all(sweep)
+    if live:  # a gateway may hold requests that came before
+        time.sleep(STORED_WITHIN_S + MARGIN_S)
+        _sweep_all(sweep)
     releases = _affected_releases(store, model, act)
     places = [intake.place for intake in last_intake(store, model)]
     result = Forgotten(
@@ -117,6 +125,23 @@ def _carry_out(store: ObjectStore, model: str, act: Act, actor: str, reason: str
     _record(result, actor, reason)
     store.delete(layout.act_of_forgetting(model, act.pseudonym))
     return result
+
+
+def _sweep_all(sweep: _Sweep) -> None:
+    for _ in range(PASSES):
+        before = sweep.removed.total()
+        for kind in KINDS:
+            if kind.holds is Holds.REQUESTS and not kind.sources:
+                ERASERS[kind](sweep, kind)
+        if sweep.removed.total() == before:
+            break
+
+
+def _is_live(store: ObjectStore, model: str) -> bool:
+    """Return whether a gateway stored requests within this hour or the last one."""
+    now = datetime.now(UTC)
+    keys = (key for at in (now, now - HOUR) for key in store.list(hour_prefix(model, at)))
+    return any(marked(row.request_id)[1] for key in keys for row in read_part(store, key))
 
 
 def _parquet_files(sweep: _Sweep, kind: ObjectKind) -> list[str]:

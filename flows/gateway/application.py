@@ -34,6 +34,7 @@ from infra.gateway.wire.request_ids import RequestIds
 from infra.processes.serve import Guarded
 from infra.settings import Settings, settings
 from tasks.specs.registration import model_names
+from tasks.traffic.storage.parts import STORED_WITHIN_S
 
 if TYPE_CHECKING:
     from infra.gateway.over_grpc.server import GrpcServer
@@ -96,6 +97,7 @@ class ServedModels:
             self.metrics,
             fraction=self._settings.gateway_capture,
             size_of=bytes_of,
+            interval_s=STORED_WITHIN_S,
         )
         batcher = DynamicBatcher(name, self.metrics)
         shadows = ShadowRuns(name, batcher, self.metrics)

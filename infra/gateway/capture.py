@@ -2,22 +2,22 @@
 
 Which requests are sampled follows from their ids alone, so that it is the same on every replica.
 They wait in bounded memory, off the request's path; a thread hands them on at each interval. A
-crash loses at most what came within one interval. What is dropped is counted, by reason.
+crash loses at most what came within one interval. What cannot be stored is tried again as it is, so
+that a store that has some of it already gets nothing twice. What is dropped is counted, by reason.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import accumulate
 from typing import Generic, TypeVar
 
 import xxhash
 
+from infra.errors import RequantError
 from infra.gateway.metrics import GatewayMetrics
 
 T = TypeVar("T")
@@ -39,7 +39,8 @@ class ServedExchange:
 
 def bytes_of(exchange: ServedExchange) -> int:
     """Return about how many bytes an exchange holds while it waits."""
-    return _bytes(exchange.payload) + sum(map(len, exchange.context.values()))
+    said = (exchange.request_id, *exchange.context.values())
+    return _bytes(exchange.payload) + sum(map(len, said))
 
 
 def _bytes(payload: object) -> int:
@@ -56,7 +57,7 @@ class Capture(Generic[T]):
     def __init__(
         self,
         model: str,
-        store: Callable[[Sequence[T]], object],
+        store: Callable[[Sequence[T]], int],
         metrics: GatewayMetrics,
         *,
         fraction: float = 0.1,
@@ -69,7 +70,8 @@ class Capture(Generic[T]):
 
         Args:
             model: Whose requests they are.
-            store: Takes what was sampled, from a thread of its own.
+            store: Takes what was sampled, from a thread of its own, and returns how many it
+                dropped, as they can never be stored; raises `RequantError` where later they may be.
             metrics: Where it is counted.
             fraction: Of the requests, 0 to 1.
             most: Sampled requests that wait; the next are dropped.
@@ -81,7 +83,8 @@ class Capture(Generic[T]):
         self._below, self._most, self._interval_s = int(fraction * 2**64), most, interval_s
         self._most_bytes, self._size_of = most_bytes, size_of
         self._waiting: list[T] = []
-        self._bytes = 0  # of what waits
+        self._unstored: list[T] = []  # what was handed on, and is tried again
+        self._bytes = 0  # of both
         self._lock = threading.Lock()  # of the list
         self._storing = threading.Lock()  # one at a time
         self._ended = threading.Event()
@@ -99,26 +102,29 @@ class Capture(Generic[T]):
         """Keep a request that `samples` chose until the next interval, if there is room."""
         size = self._size_of(exchange)
         with self._lock:
-            if len(self._waiting) < self._most and self._bytes + size <= self._most_bytes:
+            count = len(self._unstored) + len(self._waiting)
+            if count < self._most and self._bytes + size <= self._most_bytes:
                 self._waiting.append(exchange)
                 self._bytes += size
                 return
         self._metrics.captured(self._model, FULL)
 
     def flush(self) -> None:
-        """Hand on what waits; what cannot be stored waits on, while there is room."""
+        """Hand on what waits; what cannot be stored now is tried again, before all else."""
         with self._storing:
-            with self._lock:
-                batch, self._waiting, self._bytes = self._waiting, [], 0
-            if not batch:
-                return
-            try:
-                self._store(batch)
-            except Exception as error:  # whatever the store says, requests are answered
-                _log.warning("%d requests of %s wait on: %s", len(batch), self._model, error)
-                self._put_back(batch)
-            else:
-                self._metrics.captured(self._model, STORED, len(batch))
+            while batch := self._next():
+                try:
+                    dropped = self._store(batch)
+                except RequantError as error:
+                    _log.warning("%d requests of %s wait on: %s", len(batch), self._model, error)
+                    return
+                except Exception:  # it would fail for ever, and whatever comes behind it
+                    _log.exception("%d sampled requests of %s are lost", len(batch), self._model)
+                    dropped = len(batch)
+                self._done(batch)
+                for outcome, count in ((STORED, len(batch) - dropped), (FAILED, dropped)):
+                    if count:
+                        self._metrics.captured(self._model, outcome, count)
 
     def close(self) -> None:
         """Hand on the rest, and stop; what cannot be stored now is lost, and counted."""
@@ -127,20 +133,23 @@ class Capture(Generic[T]):
             self._thread.join()
         self.flush()
         with self._lock:
-            lost, self._waiting, self._bytes = len(self._waiting), [], 0
+            lost = len(self._unstored) + len(self._waiting)
+            self._waiting, self._unstored, self._bytes = [], [], 0
         if lost:
+            _log.warning("%d sampled requests of %s are lost", lost, self._model)
             self._metrics.captured(self._model, FAILED, lost)
 
-    def _put_back(self, batch: list[T]) -> None:
+    def _next(self) -> Sequence[T]:
         with self._lock:
-            room = max(0, self._most - len(self._waiting))
-            left = self._most_bytes - self._bytes
-            sizes = list(accumulate(map(self._size_of, batch[:room])))
-            fit = bisect_right(sizes, left)
-            self._waiting = batch[:fit] + self._waiting
-            self._bytes += sizes[fit - 1] if fit else 0
-        if len(batch) > fit:
-            self._metrics.captured(self._model, FULL, len(batch) - fit)
+            if not self._unstored:
+                self._unstored, self._waiting = self._waiting, []
+            return self._unstored
+
+    def _done(self, batch: Sequence[T]) -> None:
+        size = sum(map(self._size_of, batch))
+        with self._lock:
+            self._unstored = []
+            self._bytes -= size
 
     def _follow(self) -> None:
         while not self._ended.wait(self._interval_s):

@@ -181,9 +181,10 @@ class Endpoint:
             latency_ms: How long the answer took.
         """
         # An id that a client uses twice must name two requests in the traffic.
-        name = f"{id}-{uuid.uuid4().hex[:8]}" if id else uuid.uuid4().hex
+        name = f"{id or uuid.uuid4().hex}~{uuid.uuid4().hex[:8]}"
         if self.capture is None or not self.capture.samples(name):
             return
+        self.metrics.sampled(self.model)
         kept = payloads() if callable(payloads) else payloads
         if kept is None:
             self.metrics.captured(self.model, "no text")

@@ -85,8 +85,13 @@ class GatewayMetrics:
         )
         self._captured = counter(
             "requant_gateway_captured",
-            "Requests sampled for the live traffic, by what became of them.",
+            "Inputs of requests of the live traffic's sample, by what became of them.",
             (*model, "outcome"),
+        )
+        self._sampled = counter(
+            "requant_gateway_sampled_requests",
+            "Requests, of those that were answered, that the live traffic's sample chose.",
+            model,
         )
 
     def answered(self, model: str, code: int, seconds: float) -> None:
@@ -128,8 +133,12 @@ class GatewayMetrics:
         """Note whether the ledger's champion is refused."""
         self._refused.labels(model).set(float(refused))
 
+    def sampled(self, model: str) -> None:
+        """Count one request of the sample."""
+        self._sampled.labels(model).inc()
+
     def captured(self, model: str, outcome: str, count: int = 1) -> None:
-        """Count sampled requests: `stored`, or why they were dropped."""
+        """Count inputs of sampled requests: `stored`, or why they were dropped."""
         self._captured.labels(model, outcome).inc(count)
 
     def exposition(self) -> bytes:

@@ -37,6 +37,7 @@ from infra.gateway.batching import Overloaded
 from infra.gateway.endpoint import Endpoint, TooSlow
 from infra.gateway.release import ServedRelease
 from infra.gateway.steering.destination import Destination
+from infra.gateway.wire.request_ids import KEY
 from tasks.models.language.generation import Sampling
 from tasks.transcripts import Turn, write_transcript
 
@@ -157,6 +158,7 @@ class _Answer:
     destination: Destination
     prompt: list[int]
     context: Mapping[str, str]
+    request_id: str = ""
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     began: float = field(default_factory=time.perf_counter)
     created: int = field(default_factory=lambda: int(time.time()))
@@ -218,7 +220,7 @@ class _Answer:
         self.endpoint.metrics.steered(
             self.endpoint.model, self.destination.tier, self.destination.why, took
         )
-        self.endpoint.sample(self.release, [kept], self.context, self.id, took * 1e3)
+        self.endpoint.sample(self.release, [kept], self.context, self.request_id, took * 1e3)
 
     async def _tokens(self, front: LanguageFront, most: int) -> AsyncGenerator[int]:
         """Yield tokens; the first one's time, and a failure, are noted."""
@@ -344,7 +346,8 @@ async def _answer(
     asking = asking_of({"tenant": asked.user}, request.headers)
     prompt = _front(champion).prompt(asked.text)
     destination = endpoint.steering.destination(champion, asking, len(prompt))
-    answer = _Answer(asked, endpoint, destination, prompt, asking.context)
+    request_id = request.scope.get(KEY, "")
+    answer = _Answer(asked, endpoint, destination, prompt, asking.context, request_id)
     if not asked.stream:
         return asked.model, json_response(await while_waited_for(request, answer.whole()))
     stream = StreamingResponse(answer.events(), media_type="text/event-stream")

@@ -21,6 +21,7 @@ from flows.gateway.openai_api.routes import (
 )
 from infra.errors import BadInput
 from infra.gateway.application import Gateway, asking_of, while_waited_for
+from infra.gateway.wire.request_ids import KEY
 
 
 class EmbeddingsRequest(OpenAIBody):
@@ -63,7 +64,8 @@ async def _embed(gateway: Gateway, request: Request, body: bytes) -> tuple[str, 
         raise BadInput(f"{asked.model} embeds no texts: ask it at /v2/models/{asked.model}/infer")
     texts = [asked.input] if isinstance(asked.input, str) else asked.input
     asking = asking_of({"tenant": asked.user}, request.headers)
-    inferring = endpoint.infer({"text": np.asarray(texts, dtype=object)}, asking)
+    tensors = {"text": np.asarray(texts, dtype=object)}
+    inferring = endpoint.infer(tensors, asking, id=request.scope.get(KEY, ""))
     answered = await while_waited_for(request, inferring)
     release, destination = answered.release, answered.destination
     rows, tokens = next(iter(answered.outputs.values())), front.count(texts)

@@ -28,6 +28,7 @@ from infra.errors import BadInput
 from infra.gateway.application import Gateway, asking_of
 from infra.gateway.endpoint import Endpoint, TooSlow
 from infra.gateway.steering.destination import Destination
+from infra.gateway.wire.request_ids import KEY
 from tasks.preprocess.decoding import decode_audio
 
 FORMATS = ("json", "text")
@@ -50,7 +51,7 @@ async def _transcribe(
 ) -> tuple[str, Response]:
     fields = await _form(request, body)
     asked = _asked(fields)
-    model = asked.model
+    model, request_id = asked.model, request.scope.get(KEY, "")
     endpoint = gateway.endpoint(model)
     asking = asking_of({}, request.headers)
     champion = endpoint.current()
@@ -62,7 +63,7 @@ async def _transcribe(
     destination = endpoint.steering.destination(champion, asking, len(wave))
     if asked.stream:
         chunks = _speech(destination.release.front, model).chunks(wave, asked.chunk_s)
-        dictation = _Dictation(endpoint, destination, chunks, asking.context, working)
+        dictation = _Dictation(endpoint, destination, chunks, asking.context, request_id, working)
         return model, StreamingResponse(dictation.events(), media_type="text/event-stream")
     began = time.perf_counter()
     try:
@@ -75,7 +76,7 @@ async def _transcribe(
     took = time.perf_counter() - began
     endpoint.steering.saw(destination, took)
     endpoint.metrics.steered(model, destination.tier, destination.why, took)
-    endpoint.sample(destination.release, [wave], asking.context, "", took * 1e3)
+    endpoint.sample(destination.release, [wave], asking.context, request_id, took * 1e3)
     if asked.form == "text":
         return model, PlainTextResponse(text)
     return model, json_response({"text": text})
@@ -94,6 +95,7 @@ class _Dictation:
     destination: Destination
     chunks: Sequence[NDArray[np.float32]]
     context: Mapping[str, str]
+    request_id: str
     working: asyncio.Semaphore
     began: float = field(default_factory=time.perf_counter)
 
@@ -116,7 +118,7 @@ class _Dictation:
         tier, why = self.destination.tier, self.destination.why
         self.endpoint.metrics.steered(model, tier, why, took)
         release = self.destination.release
-        self.endpoint.sample(release, list(self.chunks), self.context, "", took * 1e3)
+        self.endpoint.sample(release, list(self.chunks), self.context, self.request_id, took * 1e3)
 
     async def _written(self, chunk: NDArray[np.float32]) -> str:
         """Return a chunk's words; the time of each is an answer's.

@@ -37,7 +37,7 @@ from infra.gateway.over_grpc.messages import SERVICE, message
 from infra.gateway.over_grpc.tensors import parameters_of, response_of, tensors_of, wanted_of
 from infra.gateway.tracing import calling
 from infra.gateway.wire.extensions import require_known
-from infra.gateway.wire.request_ids import HEADER, fit_id
+from infra.gateway.wire.request_ids import HEADER, fit_id, id_of
 from infra.gateway.wire.signature import TensorSignature
 
 Answer = Callable[[Any, Mapping[str, str], str], Awaitable[Any]]
@@ -195,7 +195,7 @@ class GrpcServer:
         answered = await endpoint.infer(
             tensors,
             asking_of(parameters_of(request.parameters), headers),
-            id=request.id or request_id,
+            id=id_of(request.id) or request_id,
             version=version or None,
         )
         return response_of(answered, request.id, wanted)

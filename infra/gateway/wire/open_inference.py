@@ -26,6 +26,7 @@ from infra.gateway.wire.datatypes import (
     to_bytes,
 )
 from infra.gateway.wire.extensions import require_known
+from infra.gateway.wire.request_ids import id_of
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 Tensors = Mapping[str, NDArray[Any]]
@@ -83,7 +84,7 @@ def parse_request(body: bytes, header_length: int | None = None) -> InferenceReq
     parameters = _mapping(document, "parameters")
     require_known("request", parameters)
     return InferenceRequest(
-        str(document.get("id") or ""),
+        id_of(document.get("id")),
         inputs,
         _wanted(document),
         parameters.get("binary_data_output") is True,

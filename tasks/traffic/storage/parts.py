@@ -25,6 +25,8 @@ from tasks.traffic.storage.codec import from_parquet, to_parquet
 PART_ROWS = 10_000
 PART_BYTES = 32_000_000
 """One part holds no more rows and bytes of input: a bound for whoever reads a window."""
+STORED_WITHIN_S = 10.0
+"""Seconds for which a gateway holds in memory what it sampled."""
 HOUR = timedelta(hours=1)
 
 

@@ -24,7 +24,7 @@ from tasks.traffic.masking import redacted
 from tasks.traffic.rejects import Reject
 from tasks.traffic.sources import Problem, SourceIntake, last_intake, write_last
 from tasks.traffic.storage.codec import to_parquet
-from tasks.traffic.storage.parts import write_traffic
+from tasks.traffic.storage.parts import STORED_WITHIN_S, write_traffic
 from tasks.traffic.storage.windows import read_window
 from tests.stored_kinds import kinds_of
 
@@ -191,6 +191,31 @@ def test_an_id_that_is_personal_data_is_found_under_its_pseudonym(stored: Settin
     (done,) = forget("m", tenant="jo@acme-ltd.com")
     assert done.removed["traffic"] == 10
     assert tenants(stored) == {"acme-ltd", "globex"}
+
+
+def test_what_a_gateway_still_held_is_forgotten_once_it_is_stored(
+    stored: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def served(id: str) -> Request:
+        return Request(id, datetime.now(UTC), "acme-ltd", "docs", "en", "said now")
+
+    def wait(seconds: float) -> None:
+        assert seconds > STORED_WITHIN_S
+        write_traffic(stored.store(), "m", [served("later~5f3a9c02")])
+
+    monkeypatch.setattr("time.sleep", wait)
+    write_traffic(stored.store(), "m", [served("order-7~5f3a9c01")])
+    assert forget("m", tenant="acme-ltd", actor="dpo")[0].removed["traffic"] == 12
+
+
+def test_a_request_is_forgotten_by_the_id_that_its_caller_gave(
+    stored: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    sent = ("order-7~5f3a9c01/0", "order-7~5f3a9c01/1", "order-77~5f3a9c03")
+    rows = [Request(id, START, "globex", "docs", "en", f"text {id}") for id in sent]
+    write_traffic(stored.store(), "m", rows)
+    assert forget("m", request="order-7", actor="dpo")[0].removed["traffic"] == 2
 
 
 @pytest.mark.parametrize("survived", range(24))

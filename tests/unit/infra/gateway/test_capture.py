@@ -18,11 +18,16 @@ class Store:
 
     def __init__(self) -> None:
         self.kept, self.fails = list[int](), False
+        self.asked = list[list[int]]()
 
-    def __call__(self, batch: Sequence[int]) -> None:
+    def __call__(self, batch: Sequence[int]) -> int:
+        self.asked.append(list(batch))
         if self.fails:
             raise Unavailable("the store does not answer")
+        if 13 in batch:
+            raise ValueError("no table holds it")
         self.kept += batch
+        return 0
 
 
 def capture(store: Store, **options: float) -> tuple[Capture[int], GatewayMetrics]:
@@ -79,9 +84,9 @@ def test_an_exchange_is_as_large_as_what_it_holds() -> None:
         )
 
     image = np.zeros((4, 8), np.float32)
-    assert size("word") == 16 + 3
-    assert size(image) == 128 + 3
-    assert size({"image": image, "mask": image.astype(bool)}) == 128 + 32 + 3
+    assert size("word") == 16 + 3 + 1
+    assert size(image) == 128 + 3 + 1
+    assert size({"image": image, "mask": image.astype(bool)}) == 128 + 32 + 3 + 1
 
 
 def test_a_store_that_fails_loses_nothing_while_there_is_room() -> None:
@@ -96,7 +101,20 @@ def test_a_store_that_fails_loses_nothing_while_there_is_room() -> None:
     store.fails = False
     kept.flush()
     assert store.kept == [0, 1, 2, 3, 4]
+    # As it was, so that a store that has some of it by now gets nothing twice.
+    assert store.asked == [[0, 1, 2], [0, 1, 2], [3, 4]]
     assert (count(metrics, "stored"), count(metrics, "full")) == (5, 1)
+
+
+def test_what_can_never_be_stored_is_counted_and_nothing_waits_behind_it() -> None:
+    store = Store()
+    kept, metrics = capture(store, most=5)
+    for batch in ([12, 13], [14, 15, 16, 17, 18]):
+        for number in batch:
+            kept.keep(number)
+        kept.flush()
+    assert store.kept == [14, 15, 16, 17, 18]
+    assert (count(metrics, "failed"), count(metrics, "stored"), count(metrics, "full")) == (2, 5, 0)
 
 
 def test_the_rest_is_stored_at_the_end_or_counted_as_lost() -> None:
