@@ -20,10 +20,13 @@ from infra.stores import layout
 from tasks.models.catalog import RegisteredModel, open_model
 from tasks.models.inputs import language_inputs
 from tasks.promotion.history import champion_of
+from tasks.promotion.release import GRAPH
+from tasks.specs.checkpoint import CHECKPOINT
 from tasks.specs.spec import Task
 from tasks.validation.evaluation import Figure, golden_figures, harness_figures
 from tasks.validation.golden_run import GoldenRun, golden_scores
 from tasks.validation.harness import run_harness
+from tasks.validation.judge import checkpoint_scores
 
 GOLDEN, HARNESS = "golden", "lm-eval:"
 PLAN = "engines/{}/plan"
@@ -68,6 +71,10 @@ def evaluate(
     registered = open_model(model)
     task = _task(suite, registered, include, limit)
     subject = find_subject(registered, version, candidate)
+    if registered.is_checkpoint:
+        figures = golden_figures(registered.golden, checkpoint_scores(registered, subject.plan))
+        logged = _log(model, suite, subject, figures, limit)
+        return Evaluation(model, subject.name, suite, subject.target, figures, logged)
     engine = open_target(subject.target).load(subject.plan)
     if task is None:
         figures = golden_figures(registered.golden, golden_scores(GoldenRun(registered, engine)))
@@ -105,6 +112,8 @@ def find_subject(
             f"version {version} of {model.name} carries no release: it was not made by Requant"
         )
     release = settings().release(model.name, digest)
+    if model.is_checkpoint:
+        return EvaluatedEngine(f"version {version}", CHECKPOINT, release.file(GRAPH))
     target = _runnable(
         model, [name for name in model.spec.targets if PLAN.format(name) in release.files]
     )
@@ -127,6 +136,9 @@ def _candidate(model: RegisteredModel, beginning: str) -> EvaluatedEngine:
             f"{problem}: give one of "
             f"{', '.join(name[:12] for name in ids[:5]) or 'none, there is none yet'}"
         )
+    if model.is_checkpoint:
+        index = store.get(layout.candidate_file(model.name, matching[0], GRAPH))
+        return EvaluatedEngine(f"candidate {matching[0][:12]}", CHECKPOINT, index)
     plans: dict[str, str] = {
         name: layout.candidate_file(model.name, matching[0], PLAN.format(name))
         for name in model.spec.targets
@@ -166,6 +178,11 @@ def _task(
         raise BadInput(
             f"{model.name} is {model.spec.task}: lm-eval asks language models only; use --suite "
             f"{GOLDEN}"
+        )
+    if model.is_checkpoint:
+        raise BadInput(
+            f"{model.name} stays a checkpoint: write it with `requant export {model.name}`, and "
+            f"let lm-eval's own models read the folder; here use --suite {GOLDEN}"
         )
     if limit is not None and limit < 1:
         raise BadInput(f"--limit is {limit}: give at least 1 case, or leave it out for all")

@@ -13,6 +13,7 @@ from flows.climbing import (
     chosen,
     climb_ladder,
     figures,
+    ladder_of,
     limits,
     passes,
     within_size,
@@ -30,10 +31,9 @@ from tasks.promotion import steps as promotion_steps
 from tasks.promotion.release import Judged
 from tasks.quantization import steps as quantization_steps
 from tasks.quantization.graph.kv_cache import require_cache
-from tasks.quantization.loading import deployed_graph
 from tasks.quantization.pipeline.probe import builder_question
 from tasks.quantization.recipe.catalog import find_recipe
-from tasks.quantization.recipe.ladder import Search, climb
+from tasks.quantization.recipe.ladder import Search
 from tasks.quantization.recipe.targets import require_expressible
 from tasks.records import Action, ReleaseRef, SampleRef, ThinWindow
 from tasks.sampling import steps as sampling_steps
@@ -143,16 +143,7 @@ def _build(
             examination.obstacles[0],
             notes=(*examination.obstacles[1:], *examination.notes),
         )
-    ladder = climb(
-        recipe=recipe,
-        deployed=deployed_graph(champion, len(registered.sites)),
-        multiplies_rows=any(site.multiplies_rows for site in registered.sites),
-        action=action,
-        sites=len(registered.sites),
-        targets=registered.spec.targets,
-        search=search,
-        ask=builder_question(registered.sites),
-    )
+    ladder = ladder_of(registered, champion, recipe, action, search)
     if recipe is None:  # one that a person named is built, and refused by its gates
         ladder, too_large = within_size(registered, ladder)
         if too_large:
@@ -162,7 +153,8 @@ def _build(
     frozen = profiles_steps.freeze_traffic(sample)
     progress.step("composing the calibration set", 0.05)
     calibration = sampling_steps.compose_calibration_set(model, sample, champion)
-    progress.step(f"observing {calibration.rows} requests at {len(registered.sites)} sites", 0.1)
+    at = "" if registered.is_checkpoint else f" at {len(registered.sites)} sites"
+    progress.step(f"observing {calibration.rows} requests{at}", 0.1)
     observation = quantization_steps.observe(calibration)
     material = ClimbInputs(calibration, observation, champion, sample.groups, allow_scale_change)
     climbed = climb_ladder(material, ladder, registered.spec.targets, search, progress)

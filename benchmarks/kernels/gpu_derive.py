@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks.harness.table import Goal, ResultTable, column
 from benchmarks.language import random_llama
+from tasks.models.checkpoints.stored import StoredCheckpoint
 from tasks.quantization.recipe.catalog import find_recipe
 from tasks.quantization.streamed.derive import derive
 
@@ -90,7 +91,7 @@ def _derived(
     torch.cuda.reset_peak_memory_stats()
     moments = [perf_counter()]
     made = derive(
-        source,
+        StoredCheckpoint(source),
         output,
         find_recipe(name),
         ids,

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from tasks.models.checkpoints.stored import StoredCheckpoint
 from tasks.quantization.recipe.catalog import find_recipe
 from tasks.quantization.streamed.derive import derive
 
@@ -17,7 +18,7 @@ from tasks.quantization.streamed.derive import derive
 def main(folder: str, ids: str, output: str, recipe: str) -> None:
     """Derive by the product's own function, and print its estimate."""
     windows = torch.from_numpy(np.load(ids))
-    made = derive(Path(folder), Path(output), find_recipe(recipe), windows)
+    made = derive(StoredCheckpoint(Path(folder)), Path(output), find_recipe(recipe), windows)
     sys.stdout.write(json.dumps({"estimated": made.estimated, "size": made.size_ratio}) + "\n")
 
 

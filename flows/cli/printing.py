@@ -17,7 +17,7 @@ from flows.cli.progress_line import Say
 from infra.settings import settings
 
 T = TypeVar("T")
-console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 180)
+console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200)
 
 
 def emit(value: T, as_json: bool, render: Callable[[T], None]) -> None:

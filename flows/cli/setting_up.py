@@ -69,7 +69,10 @@ def model_add(
     ],
     as_json: Json = False,
 ) -> None:
-    """Check a spec, export its model to ONNX, and register both with their golden set."""
+    """Check a spec, export its model to ONNX, and register both with their golden set.
+
+    With the target compressed-tensors the checkpoint stays one, and is never exported.
+    """
     from flows.cli import printing
     from tasks.graphs.canonical.passes import notes_of
     from tasks.models.catalog import register
@@ -81,17 +84,18 @@ def model_add(
     from tasks.validation.preconditions import weaknesses
 
     with printing.progress(quiet=as_json) as say:
-        say(f"exporting the model of {spec}", 0.0)
+        say(f"taking in the model of {spec}", 0.0)
         added = register(spec)
         say("asking the targets what they take", 0.8)
-        by_target = target_coverage(added)
-        unusable = unusable_targets(added.spec.targets)
-    facts = {
-        "model": added.name,
-        "digest": added.digest,
-        "sites": len(added.sites),
-        "golden cases": len(added.golden.cases),
-    }
+        by_target = () if added.is_checkpoint else target_coverage(added)
+        unusable = {} if added.is_checkpoint else unusable_targets(added.spec.targets)
+    facts: dict[str, object] = {"model": added.name, "digest": added.digest}
+    if added.is_checkpoint:
+        facts["tensors"] = len(added.checkpoint.names)
+        facts["gigabytes"] = round(added.checkpoint.size / 1e9, 3)
+    else:
+        facts["sites"] = len(added.sites)
+    facts["golden cases"] = len(added.golden.cases)
     changed, covered = notes_of(added.graph), added.coverage
     weak = weaknesses(added.spec, added.golden, added.classes, added.pool)
     short = short_of_int8(by_target, added.spec.budgets.int8_fraction)
@@ -109,9 +113,12 @@ def model_add(
         printing.fields(facts)
         for sentence in changed:
             printing.say(f"changed: {sentence}")
-        printing.say(f"can be quantized: {covered.sentences[0]}")
-        for sentence in covered.sentences[1:]:
-            printing.say(f"stays in floating point: {sentence}")
+        if added.is_checkpoint:
+            printing.say("stays a checkpoint, which is read one decoder layer at a time")
+        else:
+            printing.say(f"can be quantized: {covered.sentences[0]}")
+            for sentence in covered.sentences[1:]:
+                printing.say(f"stays in floating point: {sentence}")
         for item in by_target:
             printing.say(item.sentence)
             for layer in item.left:

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from flows.gateway.workers import working
-from infra.errors import NotFound
+from infra.errors import NotFound, Refused
 from infra.processes.interruption import Interrupted, raise_when_asked
 from infra.settings import Settings
-from tasks.specs.registration import model_names
+from tasks.specs.registration import current_spec, model_names
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +36,7 @@ def serve(
 
     Raises:
         NotFound: One is not registered.
+        Refused: One that is named, or each that there is, stays a checkpoint.
         Unavailable: The gateway did not start, or stopped.
     """
     raise_when_asked()
@@ -45,10 +46,17 @@ def serve(
         raise NotFound(
             f"no model is called {missing!r}: registered are {', '.join(registered) or 'none'}"
         )
+    unserved = [name for name in models or registered if current_spec(name).is_checkpoint]
+    if unserved and (models or len(unserved) == len(registered)):
+        raise Refused(
+            f"{unserved[0]} stays a checkpoint (targets: compressed-tensors), which vLLM serves: "
+            f"`requant publish vllm {unserved[0]} --to FOLDER` writes it"
+        )
+    served = [name for name in models or registered if name not in unserved]
     chosen = {"REQUANT_GATEWAY_MODELS": ",".join(models)}
     try:
         with working(settings, workers or settings.gateway_workers, chosen) as gateway:
-            ready(Serving(gateway.address, tuple(models or registered)))
+            ready(Serving(gateway.address, tuple(served)))
             gateway.wait()
     except Interrupted:
         return

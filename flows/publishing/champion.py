@@ -12,7 +12,7 @@ from infra.weights.naming import weight_files
 from tasks.promotion.history import champion_of
 from tasks.promotion.release import CPU_PLAN, GRAPH
 from tasks.records import ReleaseRef
-from tasks.specs.registration import current_digest
+from tasks.specs.registration import current_digest, read_spec
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +30,14 @@ def champions_files(model: str) -> PublishedFiles:
 
     Raises:
         NotFound: There is no such model, or no champion.
-        Refused: Its release has no plan for ONNX Runtime.
+        Refused: Its release has no plan for ONNX Runtime, or it stays a checkpoint.
         Tampered: A file differs from its digest.
     """
-    current_digest(model)
+    if read_spec(model, current_digest(model)).is_checkpoint:
+        raise Refused(
+            f"{model} stays a checkpoint (targets: compressed-tensors), which no ONNX server runs: "
+            f"`requant publish vllm {model} --to FOLDER` writes what vLLM serves"
+        )
     champion = champion_of(model)
     if champion is None:
         raise NotFound(f"{model} has no champion: run `requant maintain {model}` first")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from infra.errors import BadInput, Refused
+from tasks.models.checkpoints.stored import StoredCheckpoint
 from tasks.models.corpus import read_corpus
 from tasks.models.folders.table import read_table
 from tasks.quantization.recipe.catalog import find_recipe
@@ -68,7 +69,16 @@ def quantize_checkpoint(
     judged: dict[str, torch.Tensor] = {}
     if judge is not None:
         judged.update(windows_by_group(folder, _read(judge), tokens, JUDGED))
-    return derive(folder, output, chosen, observed, judged, device=device, keep=keep, told=told)
+    return derive(
+        StoredCheckpoint(folder),
+        output,
+        chosen,
+        observed,
+        judged,
+        device=device,
+        keep=keep,
+        told=told,
+    )
 
 
 def require_close(made: DerivedCheckpoint, at_most: float) -> None:

@@ -7,7 +7,9 @@ import onnx
 from infra.errors import BadInput, NotFound
 from infra.settings import settings
 from infra.sources import fetch
+from tasks.layerwise.quantized import QUANTIZATION, kinds_of
 from tasks.models.catalog import open_model, spec_folder
+from tasks.models.checkpoints.carried import CarriedCheckpoint
 from tasks.promotion.history import champion_of
 from tasks.promotion.release import GRAPH
 from tasks.quantization.compressed.exported import Checkpoint, write_checkpoint
@@ -35,6 +37,8 @@ def export_checkpoint(model: str, output: Path, source: Path | None = None) -> C
     if output.exists() and not (output.is_dir() and next(output.iterdir(), None) is None):
         raise BadInput(f"{output} is there already: name a new folder, or an empty one")
     graph = onnx.load_from_string(settings().release(model, champion.digest).file(GRAPH))
+    if registered.is_checkpoint:
+        return _carried(graph, output)
     folder = source or fetch(
         registered.spec.source,
         base=spec_folder(model),
@@ -43,3 +47,17 @@ def export_checkpoint(model: str, output: Path, source: Path | None = None) -> C
         region=settings().s3_region,
     )
     return write_checkpoint(graph, registered.sites, folder, output)
+
+
+def _carried(index: onnx.ModelProto, output: Path) -> Checkpoint:
+    """Write a champion that is a checkpoint already."""
+    carried = CarriedCheckpoint(index)
+    carried.write_folder(output)
+    quantization = carried.config.get(QUANTIZATION, {})
+    groups = quantization.get("config_groups", {}).values()
+    return Checkpoint(
+        str(output),
+        len(kinds_of(carried.config)),
+        tuple(quantization.get("ignore", ())),
+        tuple(sorted({str(group["format"]) for group in groups})),
+    )

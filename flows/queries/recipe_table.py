@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from tasks.quantization.recipe.catalog import RECIPES
-from tasks.quantization.recipe.targets import TARGETS, why_not
+from tasks.quantization.recipe.targets import EVERY_TARGET, why_not
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +20,8 @@ class RecipeView:
 def recipes() -> list[RecipeView]:
     """Return every recipe, cheapest repair first, as `tasks.quantization.recipe.targets` has it."""
     return [
-        RecipeView(name, recipe.summary, {target: why_not(recipe, target) for target in TARGETS})
+        RecipeView(
+            name, recipe.summary, {target: why_not(recipe, target) for target in EVERY_TARGET}
+        )
         for name, recipe in RECIPES.items()
     ]

@@ -86,7 +86,8 @@ def differences(described: bytes, graph: Any) -> str | None:
         options = onnx.get("onnx_session_options") or None  # earlier versions have none
         if options not in (None, session_options(graph)) or onnx.get("providers") != PROVIDERS:
             return "its MLmodel asks for another way to run"
-        if ModelSignature.from_dict(model["signature"]) != _signature(graph):
+        signed = model.get("signature")
+        if (signed and ModelSignature.from_dict(signed)) != _signature(graph):
             return "its MLmodel names other inputs or outputs"
     except (yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError) as error:
         return f"its MLmodel cannot be read ({error})"
@@ -136,14 +137,21 @@ def _save(graph: Any, serialized: Graph, folder: Path, described: object) -> Non
         shutil.copyfile(path, folder / name)  # ONNX reads no link: its target may change
 
 
-def _signature(graph: Any) -> object:
-    """Return names, types and shapes of inputs and outputs, -1 for a symbolic dimension."""
+def _signature(graph: Any) -> object | None:
+    """Return names, types and shapes of inputs and outputs, -1 for a symbolic dimension.
+
+    None of a checkpoint's index, which reads nothing: MLflow knows no signature without inputs.
+    """
     from mlflow.models import ModelSignature
     from mlflow.types import Schema
 
     constants = {tensor.name for tensor in graph.graph.initializer}
     inputs = [_spec(value) for value in graph.graph.input if value.name not in constants]
-    return ModelSignature(Schema(inputs), Schema([_spec(value) for value in graph.graph.output]))
+    if not inputs:
+        return None
+    outputs = [_spec(value) for value in graph.graph.output]
+    signature: object = ModelSignature(Schema(inputs), Schema(outputs))
+    return signature
 
 
 def _spec(value: Any) -> object:

@@ -164,7 +164,7 @@ def require_room_beside(size: int, largest: int, *, where: str, mapped: bool) ->
     """
     mend = "free some, or register it on a larger machine"
     if mapped:
-        mend += "; `requant quantize` takes a language model's checkpoint layer by layer"
+        mend += "; with `targets: [compressed-tensors]` it stays a checkpoint, read layer by layer"
     needed = size + export_footprint_beside(size, largest, mapped=mapped)
     require_memory(needed, f"registering {where}", mend)
 

@@ -29,6 +29,7 @@ from tasks.graphs.sites import Site, expose, expose_alone, find_sites
 from tasks.graphs.weights import has_weights_beside
 from tasks.metrics.generated_text import SUITES
 from tasks.models.batches import CASES
+from tasks.models.checkpoints.carried import CarriedCheckpoint
 from tasks.models.corpus import read_corpus
 from tasks.models.custom.inputs import (
     Outputs,
@@ -101,6 +102,16 @@ class RegisteredModel:
         common = {name: shapes.common for name, shapes in profile.items()}
         return coverage(self.graph, self.sites, common)
 
+    @property
+    def is_checkpoint(self) -> bool:
+        """Return whether it stays a checkpoint: then no graph of it can be run."""
+        return self.spec.is_checkpoint
+
+    @cached_property
+    def checkpoint(self) -> CarriedCheckpoint:
+        """Return the full-precision checkpoint of a model that stays one."""
+        return CarriedCheckpoint(self.graph)
+
     @cached_property
     def inputs(self) -> Inputs:
         """Return what makes feeds of payloads."""
@@ -165,7 +176,16 @@ class RegisteredModel:
         return self.open_reference()
 
     def open_reference(self) -> Engine:
-        """Load the full-precision graph on the CPU, for a caller who lets it go by himself."""
+        """Load the full-precision graph on the CPU, for a caller who lets it go by himself.
+
+        Raises:
+            BadInput: The model stays a checkpoint.
+        """
+        if self.is_checkpoint:
+            raise BadInput(
+                f"{self.name} stays a checkpoint (targets: compressed-tensors), and is read layer "
+                "by layer: there is no graph of it to run"
+            )
         return open_target("onnxruntime-cpu").load(self.file(FULL_PRECISION))
 
     def forget_graph(self) -> None:

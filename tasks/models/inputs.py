@@ -15,10 +15,11 @@ from infra.errors import BadInput
 from tasks.graphs.canonical.constants import constant_outputs
 from tasks.models.adapted import AdaptedInputs, are_usual, graph_names
 from tasks.models.batches import BATCH, Batch
+from tasks.models.checkpoints.index_graph import is_index
 from tasks.models.custom.inputs import RecordInputs
 from tasks.models.language.chat_template import parse_chat_template
 from tasks.models.language.inputs import LanguageInputs
-from tasks.models.language.layout import read_layout
+from tasks.models.language.layout import NO_CACHE, read_layout
 from tasks.models.speech.hearing import read_hearing
 from tasks.models.speech.inputs import SpeechInputs
 from tasks.payloads import describe
@@ -89,7 +90,7 @@ def open_inputs(
     if spec.task is Task.CAUSAL_LM:
         return LanguageInputs(
             tokenizer,
-            read_layout(graph),
+            NO_CACHE if is_index(graph) else read_layout(graph),
             max_length=rules.max_length,
             new_tokens=rules.new_tokens,
             template=None if template is None else parse_chat_template(template),

@@ -30,7 +30,7 @@ from tasks.models.custom.inputs import (
 )
 from tasks.models.custom.layout import read_record_layout
 from tasks.models.golden import read_golden
-from tasks.models.inputs import open_inputs, record_inputs, run_all
+from tasks.models.inputs import language_inputs, open_inputs, record_inputs, run_all
 from tasks.models.language.chat_template import FILE as CHAT_TEMPLATE
 from tasks.models.language.chat_template import read_chat_template
 from tasks.models.language.gguf_file import chat_template_of, is_gguf, tokenizer_of
@@ -85,6 +85,13 @@ def collect_files(
     if spec.task is Task.CAUSAL_LM:
         files |= _of_language(spec, folder)
     # torch takes a second to load, and only this needs it
+    if spec.is_checkpoint:
+        from tasks.models.checkpoints.registering import taken_in
+
+        return {
+            **files,
+            FULL_PRECISION: taken_in(folder).SerializeToString(deterministic=True),
+        }, None
     from tasks.models.export import READY, export
 
     files[FULL_PRECISION] = export(spec, folder, adapter).SerializeToString(deterministic=True)
@@ -211,6 +218,9 @@ def check_files(spec: ModelSpec, files: Mapping[str, bytes], untouched: Path | N
     require_disjoint(pool, golden_contents(golden.cases))
     guardrail_cases(pool, spec.calibration.guardrails)
     graph = onnx.load_from_string(files[FULL_PRECISION])
+    if spec.is_checkpoint:
+        _check_checkpoint(spec, graph, files, golden)
+        return
     require_operators(graph, spec.targets)
     sites = find_sites(graph)
     if not sites:
@@ -248,6 +258,16 @@ def check_files(spec: ModelSpec, files: Mapping[str, bytes], untouched: Path | N
         token_agreement(engine, engine, inputs, first)
     else:
         run_all(engine, inputs, first)
+
+
+def _check_checkpoint(
+    spec: ModelSpec, index: onnx.ModelProto, files: Mapping[str, bytes], golden: GoldenSet
+) -> None:
+    from tasks.models.checkpoints.registering import require_readable
+
+    inputs = open_inputs(spec, files.get(TOKENIZER), index, template=files.get(CHAT_TEMPLATE))
+    first = [str(case.payload) for case in golden.cases[:2]]
+    require_readable(index, language_inputs(inputs), first, where=spec.source)
 
 
 def _loaded(graph: bytes) -> Engine:

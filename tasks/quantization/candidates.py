@@ -12,9 +12,13 @@ from infra.settings import settings
 from infra.stores import layout
 from infra.weights.naming import weight_files, whole_size
 from tasks.models.catalog import RegisteredModel
+from tasks.models.inputs import language_inputs
+from tasks.observation.ceilings import parse_ceilings
+from tasks.quantization.loading import load_requests
 from tasks.quantization.pipeline.candidate import QuantizedGraph, candidate_facts, candidate_files
 from tasks.quantization.recipe.ladder import chooses_sites
 from tasks.quantization.recipe.recipe import Recipe
+from tasks.quantization.streamed.candidate import Origin, derive_candidate
 from tasks.records import CandidateRef, ReleaseRef, SampleRef
 
 FACTS, LAYERS = "candidate.json", "layers.json"
@@ -69,13 +73,43 @@ def store_candidate(
     observation: str,
     graph_recipe: str | None = None,
 ) -> CandidateRef:
-    """Write a candidate's files, its facts last."""
+    """Write a quantized graph's files, its facts last."""
     made_of = (model.digest, calibration.digest, observation, graph_recipe)
     facts = candidate_facts(candidate, recipe, *made_of)
-    for file, data in candidate_files(candidate, facts).items():
-        with settings().weights().published(weight_files(data)):
-            settings().store().put(layout.candidate_file(model.name, name, file), data)
-    return _reference(model, name, recipe, facts)
+    return store_files(model, name, recipe, candidate_files(candidate, facts))
+
+
+def store_files(
+    model: RegisteredModel, name: Digest, recipe: Recipe, files: Mapping[str, bytes]
+) -> CandidateRef:
+    """Write a candidate's files, `FACTS` last: one without is incomplete, and written again."""
+    for file in sorted(files, key=lambda file: file == FACTS):
+        with settings().weights().published(weight_files(files[file])):
+            settings().store().put(layout.candidate_file(model.name, name, file), files[file])
+    return _reference(model, name, recipe, json.loads(files[FACTS]))
+
+
+def derive_checkpoint(
+    model: RegisteredModel, name: Digest, recipe: Recipe, calibration: SampleRef, observation: str
+) -> CandidateRef:
+    """Derive a candidate of a model that stays a checkpoint, and store it.
+
+    A derivation that was ended goes on at the layer where it was.
+    """
+    files = derive_candidate(
+        model.checkpoint,
+        language_inputs(model.inputs),
+        load_requests(calibration),
+        recipe,
+        Origin(model.digest, calibration.digest, observation),
+        settings().root / "cache" / model.name / "derivations" / name,
+        {
+            values.site: limit
+            for values, limit in parse_ceilings(calibration.ceilings).items()
+            if not values.smoothed
+        },
+    )
+    return store_files(model, name, recipe, files)
 
 
 def _reference(

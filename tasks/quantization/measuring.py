@@ -21,6 +21,7 @@ from tasks.quantization.recipe.catalog import find_recipe
 from tasks.quantization.recipe.least_size import least_bytes
 from tasks.quantization.recipe.recipe import Recipe
 from tasks.quantization.sensitivity.measure import Losses, spread
+from tasks.quantization.streamed.candidate import least_checkpoint_ratio
 from tasks.records import ReleaseRef, SampleRef
 
 SENSITIVITY_CASES = 12
@@ -57,6 +58,8 @@ def observe_set(model: RegisteredModel, calibration: SampleRef) -> Mapping[str, 
 
 def least_size_ratio(model: RegisteredModel, recipe: Recipe) -> float:
     """Return what a recipe's engine takes at least, over the bytes of full precision's graph."""
+    if model.is_checkpoint:
+        return least_checkpoint_ratio(model.checkpoint, recipe)
     whole = whole_size(model.file(FULL_PRECISION))
     return least_bytes(model.graph, model.sites, recipe) / whole
 

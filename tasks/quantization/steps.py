@@ -24,6 +24,7 @@ from tasks.quantization.report.pareto import CandidateFigures, Limits
 from tasks.quantization.report.runs import RunRecord, candidate_run, climb_run
 from tasks.quantization.sensitivity.measure import dump_losses
 from tasks.records import CandidateRef, EngineRef, ReleaseRef, SampleRef
+from tasks.specs.checkpoint import CHECKPOINT
 from tasks.step import run_tags, step
 
 
@@ -32,7 +33,8 @@ def observe(calibration: SampleRef) -> str:
     """Observe a calibration set once; returns the observation's key."""
     model, store = open_model(calibration.model), settings().store()
     key = measuring.observation_key(model, calibration)
-    if not store.exists(key):
+    # A checkpoint is observed while it is derived, each layer behind the quantized ones before it.
+    if not model.is_checkpoint and not store.exists(key):
         store.put(key, dump_observation(measuring.observe_set(model, calibration)))
     return key
 
@@ -83,6 +85,8 @@ def write_graph(
     stored = candidates.stored_candidate(model, name, recipe)
     if stored is not None:
         return stored
+    if model.is_checkpoint:
+        return candidates.derive_checkpoint(model, name, recipe, calibration, observation)
     loading.require_room_for(model, recipe)
     by_request = loading.watch_by_champion(model, calibration, observation, recipe, champion)
     tuning = (model.name, model.digest, observation, tuning_recipe(recipe), champion)
@@ -100,7 +104,10 @@ def write_graph(
 
 @step("build-engine")
 def build_engine(candidate: CandidateRef, target_name: str) -> EngineRef:
-    """Lower the candidate's graph for one target and compile it."""
+    """Lower the candidate's graph for one target and compile it; a checkpoint is what it is."""
+    if target_name == CHECKPOINT:
+        index = settings().store().get(candidate.key("graph.onnx"))
+        return EngineRef(target_name, whole_size(index), 0.0, True, "")
     target, seconds = open_target(target_name), 0.0
     reason = target.why_not_executable()
     size = candidates.stored_engine_size(candidate, target_name, target.is_current)

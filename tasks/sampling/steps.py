@@ -12,6 +12,7 @@ from infra.canonical import canonical, sha256
 from infra.errors import BadInput, NotFound
 from infra.settings import settings
 from infra.stores import layout
+from tasks.layerwise.request_amax import watch_payloads
 from tasks.models.catalog import RegisteredModel, open_model, where_spread
 from tasks.observation.request_amax import RequestAmax, watch_amax
 from tasks.observation.scales import parse_scales
@@ -126,9 +127,10 @@ def compose_calibration_set(
 def _watch(
     model: RegisteredModel, champion: ReleaseRef | None, payloads: Sequence[Payload]
 ) -> RequestAmax:
-    scales = _smoothing_scales(model, champion)
+    if model.is_checkpoint:
+        return watch_payloads(model, payloads)
     passed = (model.instrumented, model.sites, model.inputs, payloads)
-    return watch_amax(*passed, scales, model.observed_cases)
+    return watch_amax(*passed, _smoothing_scales(model, champion), model.observed_cases)
 
 
 def _smoothing_scales(
@@ -140,8 +142,7 @@ def _smoothing_scales(
     release = settings().release(champion.model, champion.digest)
     if release.facts.get("model") != model.digest:
         return {}
-    where = f"the scales of version {champion.version}"
-    scales = parse_scales(release.file("scales.json"), where=where)
+    scales = parse_scales(release.file("scales.json"), where=f"scales of {champion.version}")
     return {
         name: item.smoothing_scales
         for name, item in scales.items()

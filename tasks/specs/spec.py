@@ -15,13 +15,14 @@ from pydantic import (
 
 from infra.errors import BadInput
 from infra.identifiers import ModelName
+from infra.yaml_text import read_yaml
+from tasks.specs.checkpoint import CHECKPOINT, why_not_checkpoint
 from tasks.specs.custom import Dimensions, MetricSpec, Number, States, TensorSpec, with_rules
 from tasks.specs.drift import DriftSpec, WindowSpec
 from tasks.specs.preprocess import PreprocessSpec
 from tasks.specs.serving import DeliverySpec, ServingSpec
 from tasks.specs.sources import SourceSpec, distinct
-from tasks.specs.traits import METRICS, OF_ITSELF, TRAITS, Task
-from tasks.specs.yaml_text import read_yaml
+from tasks.specs.traits import METRICS, OF_GENERATION, OF_ITSELF, TRAITS, Task
 
 ADAPTED = frozenset({Task.CAUSAL_LM, Task.TEXT_EMBEDDING})
 """Tasks whose folders an adapter may be laid over."""
@@ -150,8 +151,6 @@ class Budgets(_SpecModel):
     quality: tuple[QualityBudget, ...] = Field(min_length=1)
 
 
-OF_GENERATION = ("ttft_ratio", "prefill_throughput_ratio", "decode_throughput_ratio")
-"""Budgets of language models alone."""
 SCORED = frozenset({Task.IMAGE_CLASSIFICATION})
 """Tasks whose output is a score for each class, which tells how sure an answer is."""
 CONTROLS = frozenset({"accuracy", "recall", "exact-match", "word-accuracy"})
@@ -231,7 +230,10 @@ class ModelSpec(_SpecModel):
     golden: GoldenSpec
     budgets: Budgets
     targets: tuple[
-        Literal["onnxruntime-cpu", "onnxruntime-cuda", "tensorrt-rtx", "tensorrt"], ...
+        Literal[
+            "onnxruntime-cpu", "onnxruntime-cuda", "tensorrt-rtx", "tensorrt", "compressed-tensors"
+        ],
+        ...,
     ] = Field(min_length=1)
     schedule: ScheduleSpec
     window: WindowSpec = WindowSpec()
@@ -308,6 +310,21 @@ class ModelSpec(_SpecModel):
         return self
 
     @model_validator(mode="after")
+    def _checkpoint_is_whole(self) -> Self:
+        parts = {"adapter": self.adapter, "serving": self.serving, "control": self.control}
+        wrong = why_not_checkpoint(
+            task=self.task,
+            targets=self.targets,
+            metrics={rule.metric for rule in self.budgets.quality},
+            speeds=[name for name in OF_GENERATION if getattr(self.budgets, name) is not None],
+            selection=self.calibration.selection,
+            given=[name for name, part in parts.items() if part is not None],
+        )
+        if self.is_checkpoint and wrong:
+            raise ValueError(wrong)
+        return self
+
+    @model_validator(mode="after")
     def _routing_fits_task(self) -> Self:
         routing = self.serving.routing if self.serving else None
         if routing is None or not routing.least_confident or self.task in SCORED:
@@ -327,6 +344,11 @@ class ModelSpec(_SpecModel):
         if self.name in asked and not self.decides_safety:
             raise ValueError("serving.guards ask this model, which has no golden.safety_head")
         return self
+
+    @property
+    def is_checkpoint(self) -> bool:
+        """Return whether the model stays a checkpoint, and is never traced to a graph."""
+        return CHECKPOINT in self.targets
 
     @property
     def decides_safety(self) -> bool:

@@ -26,6 +26,9 @@ OF_ITSELF: Mapping[str, float] = {
 }
 """What full precision scores beside itself; of every other golden metric, 0."""
 
+OF_GENERATION = ("ttft_ratio", "prefill_throughput_ratio", "decode_throughput_ratio")
+"""Budgets of language models alone."""
+
 
 @dataclass(frozen=True, slots=True)
 class Traits:

@@ -94,6 +94,19 @@ def fp16_unmeasured(reason: str, budgets: Budgets) -> tuple[GateResult, ...]:
     return (replace(gate, binding=False),)
 
 
+def untimed(budgets: Budgets, reason: str) -> tuple[GateResult, ...]:
+    """Say of latency and memory that nobody measured them here, which refuses nothing."""
+    bounds = {
+        "latency-ratio": budgets.latency_ratio,
+        "peak-memory-ratio": budgets.peak_memory_ratio,
+    }
+    gates = (
+        _gate(metric, Verdict.INCONCLUSIVE, None, budget, 0, f"it was not measured: {reason}")
+        for metric, budget in bounds.items()
+    )
+    return tuple(replace(gate, binding=False) for gate in gates)
+
+
 def _reported(gate: GateResult) -> GateResult:
     """Return a figure that nothing judges."""
     text = gate.reason.partition("; the budget is")[0]

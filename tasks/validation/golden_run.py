@@ -200,14 +200,14 @@ SCORES: Mapping[Task, Callable[[GoldenRun], Mapping[str, CaseScores]]] = {
 def _answers(run: GoldenRun) -> LanguageOutputs:
     model, engine = run.model, run.engine
     inputs = language_inputs(model.inputs)
-    texts = [_taught(inputs, case) for case in model.golden.cases]
+    texts = [taught(inputs, case) for case in model.golden.cases]
     compared = compare(model.reference, engine, inputs, texts)
     cached = compare_cached(model.reference, engine, inputs, texts)
     answers = answer_golden(engine, inputs, model.golden)
     return LanguageOutputs(compared, model.golden_answers, answers, cached)
 
 
-def _taught(inputs: LanguageInputs, case: GoldenCase) -> str:
+def taught(inputs: LanguageInputs, case: GoldenCase) -> str:
     """Return the text that both models predict: a conversation with its right reply, if known."""
     knows = case.kind in METRICS and case.label is not None
     return inputs.answered(str(case.payload), case.label or "") if knows else str(case.payload)

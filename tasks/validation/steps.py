@@ -9,12 +9,13 @@ from infra.settings import settings
 from infra.stores import layout
 from tasks.models.catalog import open_model
 from tasks.records import CandidateRef, EngineRef, GateReport, SampleRef
+from tasks.specs.checkpoint import CHECKPOINT
 from tasks.step import step
 from tasks.traffic.storage.samples import read_requests
 from tasks.validation import preconditions
 from tasks.validation.gates import unbuilt
 from tasks.validation.golden_run import beside_itself
-from tasks.validation.judge import BuiltEngine, judge_built, report_unexecuted
+from tasks.validation.judge import BuiltEngine, judge_built, judge_checkpoint, report_unexecuted
 from tasks.validation.preconditions import Preconditions
 from tasks.validation.report import from_json, is_settled, to_json
 
@@ -27,7 +28,8 @@ def examine(window: SampleRef) -> Preconditions:
     """
     model = open_model(window.model)
     why_not_here: dict[str, str | None] = {
-        target: open_target(target).why_not_executable() for target in model.spec.targets
+        target: None if target == CHECKPOINT else open_target(target).why_not_executable()
+        for target in model.spec.targets
     }
     requests = read_requests(window.key)
     examined = preconditions.examine(
@@ -81,7 +83,10 @@ def _judged(
     stored = _stored(key)
     if stored is not None:
         return stored
-    report, inspection = judge_built(model, built, frozenset(served), thorough=thorough)
+    if engine.target == CHECKPOINT:
+        inspection, report = None, judge_checkpoint(model, candidate, built.plan, frozenset(served))
+    else:
+        report, inspection = judge_built(model, built, frozenset(served), thorough=thorough)
     if inspection is not None:
         store.put(candidate.key(f"engines/{engine.target}/inspector.json"), inspection)
     if is_settled(report):
@@ -90,6 +95,9 @@ def _judged(
 
 
 def _built(candidate: CandidateRef, engine: EngineRef) -> BuiltEngine:
+    if engine.target == CHECKPOINT:
+        index = _file(candidate, "graph.onnx")
+        return BuiltEngine(candidate, engine, index, b"", index, None)
     try:
         metadata = _of_engine(candidate, engine, "plan.json")
     except NotFound:

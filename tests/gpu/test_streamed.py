@@ -22,6 +22,7 @@ def test_the_device_writes_what_the_cpu_writes(tmp_path: Path, recipe: str) -> N
     from safetensors.torch import load_file
 
     from benchmarks.language import random_llama
+    from tasks.models.checkpoints.stored import StoredCheckpoint
     from tasks.quantization.recipe.catalog import find_recipe
     from tasks.quantization.streamed.derive import derive
 
@@ -32,7 +33,7 @@ def test_the_device_writes_what_the_cpu_writes(tmp_path: Path, recipe: str) -> N
     found = {}
     for device in ("cpu", "cuda"):
         made = derive(
-            source,
+            StoredCheckpoint(source),
             tmp_path / device,
             find_recipe(recipe),
             ids[:8],

@@ -140,6 +140,6 @@ def test_an_interrupted_command_ends_with_130_and_says_how_to_go_on(
         main()
     assert ended.value.code == 130
     assert capsys.readouterr().err == (
-        f"requant: interrupted while exporting the model of {spec}; "
+        f"requant: interrupted while taking in the model of {spec}; "
         f"run `requant model add {spec}` again\n"
     )

@@ -24,9 +24,9 @@ from scipy.io import wavfile
 
 from examples.chatbot.bot import Chatbot, Retriever, read_passages
 from infra.settings import Settings
+from infra.yaml_text import read_yaml
 from tasks.promotion import journal, ledger
 from tasks.promotion.acts.promoting import promote
-from tasks.specs.yaml_text import read_yaml
 from tests.integration.gateways import EXAMPLES, Served, serving, until, write_example
 from tests.integration.releases import released
 from tests.integration.test_gateway import CHAT, client, current_graph, write_speaker

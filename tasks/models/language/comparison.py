@@ -55,7 +55,7 @@ def compare(
         ids = np.asarray(batch.feeds["input_ids"], np.int64)
         real = np.asarray(batch.mask, bool)
         scores[:, batch.cases] = scores_of_logits(ids, real, expected, served, batch.counted)
-    return _comparison(scores)
+    return comparison_of(scores)
 
 
 def compare_cached(
@@ -89,11 +89,11 @@ def compare_cached(
             counted = counted_tokens([readings[case] for case in cases], ids.shape[1], left=True)
             last = None if counted is None else counted[:, -steps:]
             scores[:, cases] = next_token_scores(ids[:, -steps:], real, expected, served, last)
-    return _comparison(scores)
+    return comparison_of(scores)
 
 
-def _comparison(scores: Scores) -> Comparison:
-    """Name the fields of `next_token_scores`, [5, texts]."""
+def comparison_of(scores: Scores) -> Comparison:
+    """Return what `next_token_scores` [5, texts] are, by name."""
     before, after, agreement, divergence, tokens = scores
     return Comparison(before, after, agreement, divergence, tokens.astype(np.int64))
 

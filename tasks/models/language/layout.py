@@ -35,6 +35,10 @@ class CacheLayout:
         return (LOGITS, *(f"present.{name}" for name in self.names))
 
 
+NO_CACHE = CacheLayout((), ())
+"""Of a checkpoint, which reads whole texts."""
+
+
 def mark(graph: onnx.ModelProto, layout: CacheLayout) -> None:
     """Write the stop tokens into the graph's metadata, where `read_layout` finds them."""
     onnx.helper.set_model_props(graph, {STOP_KEY: ",".join(map(str, layout.stops))})

@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from infra.errors import BadInput
 from tasks.graphs.sites import Layer, Site
 from tasks.graphs.weights import constant_values
+from tasks.layerwise.stored_layer import StoredLayer, described, require_package
+from tasks.models.checkpoints.registering import files_beside
 from tasks.models.language.checkpoint import tensor_files
-from tasks.quantization.compressed.layer import StoredLayer, described, require_package
 
 if TYPE_CHECKING:
     import torch
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
     State = dict[str, torch.Tensor]
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
-_COPIED = ("tokenizer", "special_tokens", "chat_template", "generation_config", "vocab", "merges")
-"""How files of a checkpoint begin that are taken as they are."""
 _HEAD = "lm_head"
 
 
@@ -189,9 +188,8 @@ def _linear_names(state: State) -> set[str]:
 
 def copy_beside(source: Path, folder: Path) -> None:
     """Copy a checkpoint's tokenizer, chat template and settings of generation as they are."""
-    for path in source.iterdir():
-        if path.is_file() and path.name.startswith(_COPIED):
-            shutil.copy(path, folder / path.name)
+    for path in files_beside(source):
+        shutil.copy(path, folder / path.name)
 
 
 def _save(tensors: State, path: Path) -> None:

@@ -17,6 +17,7 @@ from tasks.quantization.recipe.targets import (
     why_not,
 )
 from tasks.records import Action, GateResult
+from tasks.specs.checkpoint import CHECKPOINT
 
 Search = Literal["first", "full"]
 """Stop at the first candidate that passes.
@@ -38,6 +39,15 @@ SMALLER = ("int8-weights", "int4-mixed", "int4-gptq")
 """Weights alone: the smallest engines, each smaller and less faithful than the one before."""
 SHORTER_FLOATS = (*SMALLER, "fp8", "fp16-whole", "fp16")
 """Activations in floating point, or all of it: where no INT8 placement is good enough."""
+OF_CHECKPOINTS = (
+    "int8-smooth",
+    "int8-gptq",
+    "int8-per-token",
+    "fp8",
+    "int8-weights",
+    "int4-gptq",
+)
+"""Of models that stay checkpoints: what multiplies integers first, weights alone last."""
 LATER = (*TRAINED, *SHORTER_FLOATS)
 FALLBACK = "full-precision"
 
@@ -114,6 +124,34 @@ def climb(
         if candidate.floating_sites < sites and (multiplies_rows or candidate.name not in BY_TOKEN)
     )
     return (*candidates, RECIPES[FALLBACK])
+
+
+def climb_checkpoint(
+    *,
+    recipe: str | None,
+    made_by: str | None,
+    action: Action,
+    search: Search = "first",
+) -> Sequence[Recipe]:
+    """Return the candidates of a model that stays a checkpoint, in order.
+
+    A champion's recipe comes first: derived anew it renews scales and smoothing together, from one
+    observation. Full precision, as it is stored, is the last candidate.
+
+    Args:
+        recipe: The only candidate, where a person named one.
+        made_by: The champion's recipe; None where there is no champion.
+        action: A safety fallback goes to full precision at once.
+        search: Also try what is seldom good enough.
+    """
+    if recipe is not None:
+        return (find_recipe(recipe),)
+    if action is Action.FALLBACK:
+        return (RECIPES[FALLBACK],)
+    more = RECIPES if search == "full" else ()
+    names = dict.fromkeys((*([made_by] if made_by else ()), *OF_CHECKPOINTS, *more))
+    held = (RECIPES[name] for name in names if why_not(RECIPES[name], CHECKPOINT) is None)
+    return (*(item for item in held if item.quantized), RECIPES[FALLBACK])
 
 
 def _only_in_full(way_up: Sequence[str], targets: Sequence[str]) -> Iterator[str]:

@@ -9,13 +9,16 @@ from dataclasses import dataclass
 from infra.errors import Refused
 from tasks.numerics.formats import NumberFormat, PerBlock
 from tasks.numerics.quantized_weight import WeightScheme
+from tasks.quantization.recipe.checkpoints import why_not_in_checkpoint
 from tasks.quantization.recipe.recipe import Recipe
 from tasks.quantization.recipe.schemes import Dynamic, PerBlockOfToken, Static
+from tasks.specs.checkpoint import CHECKPOINT
 
 ONNXRUNTIME, ONNXRUNTIME_CUDA = "onnxruntime-cpu", "onnxruntime-cuda"
 TENSORRT_RTX, TENSORRT = "tensorrt-rtx", "tensorrt"
 TARGETS = (ONNXRUNTIME, ONNXRUNTIME_CUDA, TENSORRT_RTX, TENSORRT)
-"""In `onnxruntime-cuda` nothing is refused by name: it is asked, and watched as it runs."""
+"""Of graphs. In `onnxruntime-cuda` nothing is refused by name: it is asked, and watched."""
+EVERY_TARGET = (*TARGETS, CHECKPOINT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +88,9 @@ FEATURES: Sequence[Feature] = (
 
 def why_not(recipe: Recipe, target: str) -> str | None:
     """Return the rule of the target that the recipe breaks, or None where it can express it."""
+    if target == CHECKPOINT:
+        words = why_not_in_checkpoint(recipe)
+        return words and f"{target} cannot express {words}"
     for feature in FEATURES:
         if target in feature.refused and feature.asked_by(recipe):
             return f"{target} cannot express {feature.name}: {feature.refused[target]}"

@@ -8,7 +8,7 @@ quantized ones before it, as it will be used.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from time import perf_counter
@@ -20,17 +20,19 @@ import psutil
 from infra.canonical import sha256
 from infra.errors import BadInput
 from infra.processes.memory import return_freed
-from tasks.quantization.compressed.layer import described, require_package
+from tasks.layerwise.quantized import QuantizedLayer
+from tasks.layerwise.rounding import rounding_activations
+from tasks.layerwise.stored_layer import described, require_package
+from tasks.layerwise.watching import RangeWatch
+from tasks.models.checkpoints.decoder import LayerCall, StreamedDecoder
+from tasks.models.checkpoints.stored import CheckpointTensors
 from tasks.quantization.recipe.recipe import Recipe
-from tasks.quantization.streamed.activations import rounding_activations
-from tasks.quantization.streamed.decoder import LayerCall, StreamedDecoder
-from tasks.quantization.streamed.files.stored import StoredCheckpoint
-from tasks.quantization.streamed.files.written import WrittenCheckpoint
 from tasks.quantization.streamed.judging import JudgedGroup, judge
-from tasks.quantization.streamed.layer import LayerQuantizer, QuantizedLayer
+from tasks.quantization.streamed.layer import LayerQuantizer
 from tasks.quantization.streamed.needs import needed_memory, require_room
 from tasks.quantization.streamed.observing import AllSeen, SiteView, watching
 from tasks.quantization.streamed.scheme import scheme_of
+from tasks.quantization.streamed.written import WrittenCheckpoint
 
 if TYPE_CHECKING:
     import torch
@@ -83,7 +85,7 @@ class _Streams:
 
 
 def derive(
-    source: Path,
+    stored: CheckpointTensors,
     output: Path,
     recipe: Recipe,
     calibration: torch.Tensor | None = None,
@@ -92,12 +94,14 @@ def derive(
     device: str = "cpu",
     dtype: torch.dtype | None = None,
     keep: str | None = None,
+    watched: RangeWatch | None = None,
+    ceilings: Mapping[str, float] | None = None,
     told: Callable[[int, int], object] = lambda layer, of: None,
 ) -> DerivedCheckpoint:
     """Write a quantized copy of a checkpoint; go on where an earlier call was ended.
 
     Args:
-        source: A Hugging Face folder of a causal language model.
+        stored: A causal language model's.
         output: The folder to write.
         recipe: One of `tasks.quantization.streamed.scheme.expressible`.
         calibration: Token ids without padding, [windows, tokens]; None where nothing is learned.
@@ -105,6 +109,9 @@ def derive(
         device: Where layers are computed.
         dtype: What they are computed in; None: as they are stored.
         keep: A regular expression; linear layers whose name it finds stay in floating point.
+        watched: Counts what static ranges see of the calibration set; None: nobody asks.
+        ceilings: By the full name of the first linear layer that reads a tensor, the magnitude
+            that few requests cannot push its range beyond.
         told: Called before each layer with its number, from 1, and how many there are.
 
     Raises:
@@ -116,10 +123,12 @@ def derive(
     scheme = scheme_of(recipe)
     if scheme.learns and (calibration is None or not calibration.numel()):
         raise BadInput(_WITHOUT_DATA.format(recipe.name))
-    stored = StoredCheckpoint(source)
     decoder = StreamedDecoder(stored, device, dtype)
     written = WrittenCheckpoint(
-        output, source, decoder.layers, _made_from(stored, recipe, decoder, calibration, keep)
+        output,
+        stored.folder,
+        decoder.layers,
+        _made_from(stored, recipe, decoder, calibration, keep, ceilings or {}),
     )
     windows = _checked(judged or {}, decoder)
     observed = _checked_ids(calibration, decoder) if scheme.learns else None
@@ -127,7 +136,8 @@ def derive(
     held = int(psutil.Process().memory_info().rss)
     needed = needed_memory(decoder, scheme, observed, windows, TOKENS_AT_ONCE["cpu"])
     require_room(decoder, scheme, output, stored.size, needed if on_cpu else None)
-    run = _Derivation(decoder, LayerQuantizer(decoder, scheme, keep), written, windows)
+    quantizer = LayerQuantizer(decoder, scheme, keep)
+    run = _Derivation(decoder, quantizer, written, windows, watched, ceilings or {})
     made = run.all_layers(observed, told)
     if not made.schemes:
         raise BadInput(f"keep {keep!r} leaves no layer to quantize: name fewer layers")
@@ -152,11 +162,12 @@ def derive(
 
 
 def _made_from(
-    stored: StoredCheckpoint,
+    stored: CheckpointTensors,
     recipe: Recipe,
     decoder: StreamedDecoder,
     calibration: torch.Tensor | None,
     keep: str | None,
+    ceilings: Mapping[str, float],
 ) -> Mapping[str, Any]:
     ids = None if calibration is None else calibration.to("cpu").numpy()
     return {
@@ -165,6 +176,7 @@ def _made_from(
         "calibration": None if ids is None else sha256(np.ascontiguousarray(ids).tobytes()),
         "computed_in": str(decoder.dtype).removeprefix("torch."),
         "keep": keep,
+        **({"ceilings": dict(ceilings)} if ceilings else {}),
     }
 
 
@@ -205,9 +217,11 @@ class _Derivation:
         quantizer: LayerQuantizer,
         written: WrittenCheckpoint,
         windows: Mapping[str, torch.Tensor],
+        watched: RangeWatch | None,
+        ceilings: Mapping[str, float],
     ) -> None:
         self._decoder, self._quantizer, self._written = decoder, quantizer, written
-        self._windows = windows
+        self._windows, self._watched, self._ceilings = windows, watched, ceilings
         self._streams = _Streams(None)
         self._calls: dict[tuple[int, int], list[LayerCall]] = {}
 
@@ -247,7 +261,7 @@ class _Derivation:
                 if calibration is not None:
                     sites, wanted = self._quantizer.sites(layer), self._quantizer.wanted
                     tokens = calibration.shape[0] * calibration.shape[1]
-                    with watching(module, sites, wanted, tokens) as views:
+                    with watching(module, sites, wanted, tokens, self._limits(layer)) as views:
                         self._show(layer, calibration)
                     call = self._calls[_size(self._split(calibration)[0])][layer]
                     example = calibration[:1], call.first()
@@ -256,6 +270,14 @@ class _Derivation:
         tensors = quantized.tensors(decoder.prefix(layer))
         self._written.write(layer, tensors, quantized.unsmoothed)
         return quantized
+
+    def _limits(self, layer: int) -> dict[str, float]:
+        prefix = self._decoder.prefix(layer)
+        return {
+            name.removeprefix(prefix): value
+            for name, value in self._ceilings.items()
+            if name.startswith(prefix)
+        }
 
     def _again(self, layer: int, state: Mapping[str, torch.Tensor]) -> QuantizedLayer:
         """Read what an earlier call wrote of a layer."""
@@ -283,9 +305,13 @@ class _Derivation:
         parts: Sequence[torch.Tensor] = torch.split(windows, most)
         return parts
 
-    def _pass(self, layer: int, hidden: torch.Tensor) -> None:
+    def _pass(self, layer: int, hidden: torch.Tensor, watched: RangeWatch | None = None) -> None:
         """Send hidden states through a loaded layer; they are replaced by what it makes of them."""
+        first = 0
         for part in self._split(hidden):
+            if watched is not None:
+                watched.reading_windows(range(first, first + len(part)), part.shape[1])
+                first += len(part)
             part.copy_(self._decoder.run(layer, part, self._calls[_size(part)][layer]))
 
     def _show(self, layer: int, hidden: torch.Tensor) -> None:
@@ -302,13 +328,15 @@ class _Derivation:
         streams, decoder = self._streams, self._decoder
         if streams.calibration is None and not streams.quantized:
             return
-        with (
-            decoder.loaded(layer, made.parameters()) as module,
-            rounding_activations(module, made.quantized),
-        ):
-            if streams.calibration is not None and layer + 1 < decoder.layers:
-                self._pass(layer, streams.calibration)
-            self._pass_all(layer, streams.quantized)
+        calibration, watched = streams.calibration, self._watched
+        with decoder.loaded(layer, made.parameters()) as module:
+            if calibration is not None and (watched is not None or layer + 1 < decoder.layers):
+                prefix = decoder.prefix(layer)
+                watching = watched and watched.watching(module, prefix, made.quantized)
+                with watching or nullcontext(), rounding_activations(module, made.quantized):
+                    self._pass(layer, calibration, watched)
+            with rounding_activations(module, made.quantized):
+                self._pass_all(layer, streams.quantized)
 
 
 def _size(hidden: torch.Tensor) -> tuple[int, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from tasks.layerwise.linear_sites import LinearSite
 from tasks.numerics.formats import SMALLEST
 from tasks.numerics.output_error import INT8_LARGEST
 from tasks.quantization.activation.smoothquant import ALPHAS, BY_TOKEN
@@ -12,7 +13,6 @@ from tasks.quantization.recipe.schemes import PerToken, Static
 from tasks.quantization.streamed.observing import SiteView
 from tasks.quantization.streamed.rounding import nearest, rows_at_once
 from tasks.quantization.streamed.scheme import LayerScheme
-from tasks.quantization.streamed.sites import LinearSite
 
 if TYPE_CHECKING:
     import torch

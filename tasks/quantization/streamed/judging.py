@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tasks.quantization.streamed.decoder import StreamedDecoder
+from tasks.models.checkpoints.decoder import StreamedDecoder
 
 if TYPE_CHECKING:
     import torch

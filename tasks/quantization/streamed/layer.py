@@ -3,44 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from infra.errors import BadInput
-from tasks.quantization.compressed.layer import StoredLayer
+from tasks.layerwise.linear_sites import LinearSite, linear_sites
+from tasks.layerwise.quantized import QuantizedLayer, StoredKind, read_layer
+from tasks.layerwise.stored_layer import StoredLayer
+from tasks.models.checkpoints.decoder import LayerCall, StreamedDecoder
 from tasks.quantization.recipe.schemes import PerToken, Static
 from tasks.quantization.streamed.activations import input_scale_of
-from tasks.quantization.streamed.decoder import LayerCall, StreamedDecoder
 from tasks.quantization.streamed.folding import exact_folds, fold, smoothing_scales
 from tasks.quantization.streamed.observing import SiteView, Wanted
 from tasks.quantization.streamed.rounding import Rounded, compensated, nearest
 from tasks.quantization.streamed.scheme import LayerScheme
-from tasks.quantization.streamed.sites import LinearSite, linear_sites
 
 if TYPE_CHECKING:
     import torch
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class QuantizedLayer:
-    """What a decoder layer becomes; names are its own, without the model's prefix."""
-
-    floats: Mapping[str, torch.Tensor]  # what is not quantized, in the checkpoint's type
-    quantized: Mapping[str, StoredLayer]  # linear layers
-    unsmoothed: tuple[str, ...]  # sites that nothing before takes smoothing scales for
-
-    def parameters(self) -> dict[str, torch.Tensor]:
-        """Return the layer's parameters as it computes with them."""
-        weights = {f"{name}.weight": item.dequantized() for name, item in self.quantized.items()}
-        return {**self.floats, **weights}
-
-    def tensors(self, prefix: str) -> dict[str, torch.Tensor]:
-        """Return what a file holds of it."""
-        written = {prefix + name: value for name, value in self.floats.items()}
-        for name, item in self.quantized.items():
-            written |= item.tensors(prefix + name)
-        return written
 
 
 class LayerQuantizer:
@@ -132,24 +111,22 @@ class LayerQuantizer:
         self, layer: int, state: Mapping[str, torch.Tensor], notes: Sequence[str]
     ) -> QuantizedLayer:
         """Return what an earlier call wrote of a layer, on the device."""
-        prefix, device = self._decoder.prefix(layer), self._decoder.device
-        own = {name.removeprefix(prefix): value.to(device) for name, value in state.items()}
-        bits, by_token = (
-            self._scheme.weights.format.bits,
-            isinstance(self._scheme.activation, PerToken),
+        scheme = self._scheme
+        by_token = isinstance(scheme.activation, PerToken)
+        kinds = dict.fromkeys(
+            (self._decoder.prefix(layer) + name for name in self._quantized(layer)),
+            StoredKind(scheme.weights.format.bits, by_token),
         )
-        quantized = {}
-        for reader in (reader for site in self.sites(layer) for reader in site.readers):
-            found = StoredLayer.read(own, reader, bits, by_token=by_token)
-            if found is not None:
-                quantized[reader] = found
-        gone = tuple(f"{name}." for name in quantized)
-        floats = {
-            name: value
-            for name, value in own.items()
-            if not name.startswith(gone) or name.endswith(".bias")
-        }
-        return QuantizedLayer(floats, quantized, tuple(notes))
+        prefix, device = self._decoder.prefix(layer), self._decoder.device
+        return read_layer(state, prefix, kinds, device, tuple(notes))
+
+    def _quantized(self, layer: int) -> Iterator[str]:
+        return (
+            reader
+            for site in self.sites(layer)
+            for reader in site.readers
+            if self._takes(layer, reader)
+        )
 
     def _takes(self, layer: int, name: str) -> bool:
         return self._keep is None or not self._keep.search(self._decoder.prefix(layer) + name)

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 from infra.errors import Unavailable
 from infra.processes.memory import require_memory
-from tasks.quantization.streamed.decoder import StreamedDecoder
+from tasks.layerwise.linear_sites import linear_sites
+from tasks.models.checkpoints.decoder import StreamedDecoder
 from tasks.quantization.streamed.observing import ROWS
 from tasks.quantization.streamed.scheme import LayerScheme
-from tasks.quantization.streamed.sites import linear_sites
 
 if TYPE_CHECKING:
     import torch

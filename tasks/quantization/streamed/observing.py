@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infra.errors import BadInput
+from tasks.layerwise.linear_sites import LinearSite
 from tasks.numerics.histogram import ExponentHistogram
 from tasks.observation.counting import Counted, start
-from tasks.quantization.streamed.sites import LinearSite
 
 if TYPE_CHECKING:
     import torch
@@ -37,8 +38,8 @@ class Wanted:
 class SiteView:
     """What one site saw, added up over batches."""
 
-    def __init__(self, wanted: Wanted, tokens: int) -> None:
-        self._wanted = wanted
+    def __init__(self, wanted: Wanted, tokens: int, ceiling: float = math.inf) -> None:
+        self._wanted, self._ceiling = wanted, ceiling
         self._every = max(tokens // ROWS, 1)
         self._seen = 0
         self._waiting: Callable[[], Counted] | None = None
@@ -51,6 +52,8 @@ class SiteView:
     def add(self, values: torch.Tensor) -> None:
         """Add a batch, [..., inputs]."""
         flat = values.reshape(-1, values.shape[-1])
+        if math.isfinite(self._ceiling):
+            flat = flat.clamp(-self._ceiling, self._ceiling)
         if self._wanted.ranges:
             self._finish()
             on_host = flat.float().numpy() if not flat.is_cuda else flat
@@ -99,7 +102,11 @@ class AllSeen(Exception):  # no error: it ends a call whose result nobody needs
 
 @contextmanager
 def watching(
-    layer: nn.Module, sites: Sequence[LinearSite], wanted: Wanted, tokens: int
+    layer: nn.Module,
+    sites: Sequence[LinearSite],
+    wanted: Wanted,
+    tokens: int,
+    ceilings: Mapping[str, float] | None = None,
 ) -> Iterator[dict[str, SiteView]]:
     """Count what every site of a loaded layer reads while the context lasts; by the site's name.
 
@@ -110,8 +117,13 @@ def watching(
         sites: Those of it.
         wanted: What is to be learned.
         tokens: How many will be seen in all.
+        ceilings: By a site's first reader, the magnitude beyond which values count as it: too few
+            requests reach further.
     """
-    views = {site.name: SiteView(wanted, tokens) for site in sites}
+    limits = ceilings or {}
+    views = {
+        site.name: SiteView(wanted, tokens, limits.get(site.readers[0], math.inf)) for site in sites
+    }
     hooks = []
     for site in sites:
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from infra.errors import BadInput
-from tasks.numerics.formats import NumberFormat, PerTensor
 from tasks.numerics.quantized_weight import WeightScheme
 from tasks.quantization.recipe.catalog import RECIPES
+from tasks.quantization.recipe.checkpoints import why_not_in_checkpoint
 from tasks.quantization.recipe.recipe import Recipe
-from tasks.quantization.recipe.schemes import Gptq, Nearest, PerToken, Searched, Static
-
-_FORMATS = (NumberFormat.INT8, NumberFormat.INT4, NumberFormat.FP8)
+from tasks.quantization.recipe.schemes import Gptq, PerToken, Searched, Static
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +30,11 @@ class LayerScheme:
 
 def expressible() -> tuple[str, ...]:
     """Return the names of the recipes that can be written."""
-    return tuple(name for name, recipe in RECIPES.items() if _is_expressible(recipe))
+    return tuple(
+        name
+        for name, recipe in RECIPES.items()
+        if recipe.quantized and not why_not_in_checkpoint(recipe)
+    )
 
 
 def scheme_of(recipe: Recipe) -> LayerScheme:
@@ -41,9 +43,11 @@ def scheme_of(recipe: Recipe) -> LayerScheme:
     Raises:
         BadInput: It asks for what a compressed-tensors checkpoint, or this path, does not have.
     """
-    if not _is_expressible(recipe) or not isinstance(recipe.weights, WeightScheme):
+    reason = why_not_in_checkpoint(recipe)
+    if reason or not isinstance(recipe.weights, WeightScheme):
         raise BadInput(
-            f"recipe {recipe.name} cannot be written layer by layer: use one of "
+            f"recipe {recipe.name} cannot be written layer by layer, which has no "
+            f"{reason or 'full precision'}: use one of "
             f"{', '.join(expressible())}"
         )
     activation = recipe.activation
@@ -53,26 +57,4 @@ def scheme_of(recipe: Recipe) -> LayerScheme:
         activation if isinstance(activation, Static | PerToken) else None,
         isinstance(recipe.smoothing, Searched),
         isinstance(recipe.rounding, Gptq),
-    )
-
-
-def _is_expressible(recipe: Recipe) -> bool:
-    weights, activation = recipe.weights, recipe.activation
-    return (
-        recipe.quantized
-        and isinstance(weights, WeightScheme)
-        and weights.format in _FORMATS
-        and weights.symmetric
-        and not isinstance(weights.granularity, PerTensor)
-        and (
-            activation is None
-            or isinstance(activation, PerToken)
-            or (isinstance(activation, Static) and activation.symmetric)
-        )
-        and (recipe.smoothing is None or isinstance(recipe.smoothing, Searched))
-        and isinstance(recipe.rounding, Nearest | Gptq)
-        and recipe.high_precision is None
-        and recipe.kv_cache is NumberFormat.FP32
-        and not (recipe.bias_correction or recipe.int8_products or recipe.starts_from_champion)
-        and not (recipe.head is not None and recipe.head.at_ends)
     )

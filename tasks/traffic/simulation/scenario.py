@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from infra.errors import BadInput
-from tasks.specs.yaml_text import read_yaml
+from infra.yaml_text import read_yaml
 
 Days = Annotated[float, Field(ge=0, le=3650)]
 Share = Annotated[float, Field(ge=0, le=1)]

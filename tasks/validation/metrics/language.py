@@ -64,7 +64,7 @@ def evaluate_language(golden: GoldenSet, outputs: LanguageOutputs) -> Mapping[st
     precision's own answer: fidelity, not quality.
     """
     metrics = (
-        _texts(golden, outputs.compared)
+        scores_of_texts(golden, outputs.compared)
         | _cached(golden, outputs.cached)
         | _suites(golden, outputs)
         | _code(golden, outputs)
@@ -75,7 +75,8 @@ def evaluate_language(golden: GoldenSet, outputs: LanguageOutputs) -> Mapping[st
     )
 
 
-def _texts(golden: GoldenSet, compared: Comparison) -> dict[str, CaseScores]:
+def scores_of_texts(golden: GoldenSet, compared: Comparison) -> dict[str, CaseScores]:
+    """Return what a golden set's texts alone score: no answer is written for it."""
     cases = np.arange(len(golden.cases))
     values = {
         "perplexity-ratio": compared.candidate_loss - compared.reference_loss,

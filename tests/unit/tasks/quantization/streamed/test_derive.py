@@ -14,9 +14,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from infra.errors import BadInput, Unavailable
+from tasks.models.checkpoints.stored import StoredCheckpoint
 from tasks.quantization.recipe.catalog import find_recipe
+from tasks.quantization.streamed import written
 from tasks.quantization.streamed.derive import DerivedCheckpoint, derive
-from tasks.quantization.streamed.files import written
 from tests.language_folders import VOCABULARY, write_folder
 
 FAMILIES = ("llama", "qwen2")
@@ -41,7 +42,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def derived(source: Path, output: Path, recipe: str, **options: Any) -> DerivedCheckpoint:
-    return derive(source, output, find_recipe(recipe), ids(8), {"all": ids(3, seed=1)}, **options)
+    return derive(
+        StoredCheckpoint(source),
+        output,
+        find_recipe(recipe),
+        ids(8),
+        {"all": ids(3, seed=1)},
+        **options,
+    )
 
 
 def loss(folder: Path) -> float:
@@ -220,18 +228,22 @@ def test_what_is_missing_is_named(folder: Any, tmp_path: Path) -> None:
 
 def test_arguments_that_cannot_be_are_refused(folder: Any, tmp_path: Path) -> None:
     source, recipe = folder("llama"), find_recipe("int8-weights")
-    with pytest.raises(BadInput, match="cannot be written layer by layer: use one of"):
+    with pytest.raises(BadInput, match="which has no such ranges of activations: use one of"):
         derived(source, tmp_path / "a", "int8-dynamic")
     with pytest.raises(BadInput, match="int4-gptq needs a calibration set"):
-        derive(source, tmp_path / "b", find_recipe("int4-gptq"))
+        derive(StoredCheckpoint(source), tmp_path / "b", find_recipe("int4-gptq"))
     with pytest.raises(BadInput, match="leaves no layer to quantize"):
         derived(source, tmp_path / "c", "int8-weights", keep=".")
     with pytest.raises(BadInput, match="the token 300, and the model has embeddings for 300"):
-        derive(source, tmp_path / "d", recipe, None, {"all": ids(1) * 0 + VOCABULARY})
+        derive(
+            StoredCheckpoint(source), tmp_path / "d", recipe, None, {"all": ids(1) * 0 + VOCABULARY}
+        )
     with pytest.raises(BadInput, match="windows have 96 tokens, and the model has 64 positions"):
-        derive(source, tmp_path / "e", find_recipe("int8-max"), ids(4).view(1, 96))
+        derive(
+            StoredCheckpoint(source), tmp_path / "e", find_recipe("int8-max"), ids(4).view(1, 96)
+        )
     with pytest.raises(BadInput, match="no window of two tokens"):
-        derive(source, tmp_path / "f", recipe, None, {"all": ids(1)[:, :1]})
+        derive(StoredCheckpoint(source), tmp_path / "f", recipe, None, {"all": ids(1)[:, :1]})
     (tmp_path / "g").mkdir()
     (tmp_path / "g" / "mine.txt").write_text("mine")
     with pytest.raises(BadInput, match="is not empty"):

@@ -8,8 +8,8 @@ import tracemalloc
 import pytest
 
 from infra.errors import BadInput
+from infra.yaml_text import DEEPEST, MOST_BYTES, read_yaml
 from tasks.specs.spec import parse_spec
-from tasks.specs.yaml_text import DEEPEST, MOST_BYTES, read_yaml
 from tasks.traffic.simulation.scenario import parse_scenario
 
 BILLION = "a: &a [x, x]\n" + "\n".join(

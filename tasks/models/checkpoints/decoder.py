@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from infra.errors import BadInput
-from tasks.quantization.streamed.files.stored import StoredCheckpoint
+from infra.settings import settings
+from tasks.models.checkpoints.stored import CheckpointTensors
 
 if TYPE_CHECKING:
     import torch
@@ -36,7 +37,7 @@ class StreamedDecoder:
     """A causal language model whose weights stay in their files."""
 
     def __init__(
-        self, stored: StoredCheckpoint, device: str = "cpu", dtype: torch.dtype | None = None
+        self, stored: CheckpointTensors, device: str = "cpu", dtype: torch.dtype | None = None
     ) -> None:
         """Build the model without weights, but for its embeddings, last norm and head.
 
@@ -234,6 +235,13 @@ class StreamedDecoder:
             self.model.get_submodule(parent).register_buffer(
                 leaf, value.to(self.device), persistent=False
             )
+
+
+def device_here() -> str:
+    """Return where layers are computed on this machine, as torch names it."""
+    import torch
+
+    return "cuda" if settings().observe_on_cuda and torch.cuda.is_available() else "cpu"
 
 
 def _small_twin(model: PreTrainedModel) -> PreTrainedModel:

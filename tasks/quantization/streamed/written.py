@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from infra.errors import BadInput, Unavailable
+from tasks.models.checkpoints.stored import CONFIG
 from tasks.models.language.checkpoint import INDEX
 from tasks.quantization.compressed.exported import copy_beside
-from tasks.quantization.streamed.files.stored import CONFIG
 
 if TYPE_CHECKING:
     import torch

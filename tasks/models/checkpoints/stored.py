@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from infra.errors import BadInput
 from tasks.models.language.checkpoint import tensor_files
@@ -16,6 +16,46 @@ if TYPE_CHECKING:
 
 CONFIG = "config.json"
 _READ = frozenset({"BF16", "F16", "F32"})
+
+
+class CheckpointTensors(Protocol):
+    """A checkpoint's tensors, wherever they are kept."""
+
+    @property
+    def folder(self) -> Path:
+        """Where its configuration and tokenizer lie as files."""
+        ...
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Every tensor's name."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """Bytes of all its files."""
+        ...
+
+    @property
+    def identity(self) -> Sequence[Any]:
+        """What changes when the checkpoint does, as JSON; its configuration first."""
+        ...
+
+    def __contains__(self, name: object) -> bool: ...
+
+    def tensor(self, name: str) -> torch.Tensor:
+        """Return one tensor in host memory, in its own type; raises as `read`."""
+        ...
+
+    def read(
+        self, names: Sequence[str], into: Callable[[torch.Tensor], torch.Tensor] | None = None
+    ) -> dict[str, torch.Tensor]:
+        """Return tensors by name, each as `into` makes it.
+
+        Raises:
+            BadInput: The checkpoint has no such tensor.
+        """
+        ...
 
 
 class StoredCheckpoint:
@@ -89,3 +129,18 @@ class StoredCheckpoint:
                     tensor = opened.get_tensor(name)
                     found[name] = tensor if into is None else into(tensor)
         return found
+
+
+def every_tensor(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield a folder's tensors by name, of whatever type they are stored in.
+
+    Raises:
+        BadInput: There are none, or a shard is missing.
+    """
+    from safetensors import safe_open
+
+    files = tensor_files(folder)
+    for file in sorted({*files.values()}):
+        with safe_open(folder / file, framework="pt") as opened:
+            for name in [*opened.keys()]:
+                yield name, opened.get_tensor(name)

@@ -1,0 +1,1 @@
+"""Quantized checkpoints read one decoder layer at a time, beside full precision."""

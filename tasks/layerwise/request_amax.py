@@ -1,0 +1,75 @@
+"""How large single texts' values are at the linear layers of full precision."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from infra.processes.memory import return_freed
+from tasks.layerwise.batches import begin
+from tasks.layerwise.linear_sites import linear_sites
+from tasks.models.catalog import RegisteredModel
+from tasks.models.checkpoints.decoder import StreamedDecoder, device_here
+from tasks.models.inputs import language_inputs
+from tasks.observation.request_amax import RequestAmax, SiteValues
+from tasks.records import Payload
+
+if TYPE_CHECKING:
+    import torch
+
+
+def watch_payloads(model: RegisteredModel, payloads: Sequence[Payload]) -> RequestAmax:
+    """Read texts with full precision, and return how large each one's values are at every site.
+
+    A site is named by the first of the layers that read its tensor. An expert's tokens belong to
+    several texts, and count for none.
+
+    Raises:
+        BadInput: A token has no embedding, or a text more tokens than the model positions.
+    """
+    decoder = StreamedDecoder(model.checkpoint, device_here())
+    readings = language_inputs(model.inputs).read([str(payload) for payload in payloads])
+    batches, figures = begin(decoder, readings), dict[str, np.ndarray]()
+    for layer in range(decoder.layers):
+        with ExitStack() as hooks, decoder.loaded(layer, decoder.original(layer)) as module:
+            seen: dict[str, torch.Tensor] = {}
+            for site in linear_sites(module):
+
+                def see(
+                    _: Any,
+                    inputs: tuple[torch.Tensor, ...],
+                    name: str = site.readers[0],
+                    seen: dict[str, torch.Tensor] = seen,
+                ) -> None:
+                    seen[name] = inputs[0]
+
+                first = module.get_submodule(site.readers[0])
+                hooks.callback(first.register_forward_pre_hook(see).remove)
+            for batch in batches:
+                seen.clear()
+                batch.read(decoder, layer)
+                for name, values in seen.items():
+                    if values.shape[:-1] == batch.mask.shape:
+                        full = decoder.prefix(layer) + name
+                        found = figures.setdefault(full, np.zeros((2, len(readings))))
+                        found[:, batch.cases] = _figures(values, batch.mask)
+        return_freed()
+    columns = tuple(map(SiteValues, figures))
+    empty = np.zeros((2, len(readings), 0))
+    amax, rms = np.stack(list(figures.values()), 2) if figures else empty
+    return RequestAmax(columns, amax, rms)
+
+
+def _figures(values: torch.Tensor, mask: torch.Tensor) -> np.ndarray:
+    """Return amax and root mean square of each text of [texts, tokens, width]: [2, texts].
+
+    Infinite where a value is infinite or NaN.
+    """
+    wide = values.detach().float() * mask[..., None]
+    amax = wide.abs().amax((1, 2)).cpu().numpy().astype(np.float64)
+    rms = (wide.double().square().sum((1, 2)) / (mask.sum(1) * wide.shape[-1])).sqrt()
+    found = np.stack([amax, rms.cpu().numpy()])
+    return np.where(np.isfinite(found).all(0), found, np.inf)

@@ -1,0 +1,50 @@
+"""What linear layers read, rounded as whoever loads the checkpoint rounds it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from tasks.layerwise.stored_layer import StoredLayer
+from tasks.numerics.formats import SMALLEST, NumberFormat
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+
+@contextmanager
+def rounding_activations(module: nn.Module, quantized: Mapping[str, StoredLayer]) -> Iterator[None]:
+    """Round what linear layers read while the context lasts, as whoever loads the result does."""
+    hooks = []
+    for name, item in quantized.items():
+        if item.input_scale is None and not item.by_token:
+            continue
+
+        def rounded(_: Any, inputs: tuple[torch.Tensor, ...], item: StoredLayer = item) -> Any:
+            return (_round_trip(inputs[0], item), *inputs[1:])
+
+        hooks.append(module.get_submodule(name).register_forward_pre_hook(rounded))
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _round_trip(values: torch.Tensor, item: StoredLayer) -> torch.Tensor:
+    import torch
+
+    wide = values.float()
+    if item.input_scale is not None:
+        step: torch.Tensor | float = item.input_scale
+    else:
+        step = wide.abs().amax(-1, keepdim=True).clamp(min=SMALLEST) / NumberFormat.INT8.largest
+    units = wide / step
+    if item.is_float:
+        largest = NumberFormat.FP8.largest
+        return (units.clamp(-largest, largest).to(torch.float8_e4m3fn).float() * step).to(
+            values.dtype
+        )
+    return (units.round().clamp(-128, 127) * step).to(values.dtype)

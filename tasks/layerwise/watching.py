@@ -1,0 +1,115 @@
+"""What the static ranges of a quantized checkpoint see of texts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.layerwise.linear_sites import linear_sites
+from tasks.layerwise.stored_layer import StoredLayer
+from tasks.numerics.formats import NumberFormat
+from tasks.numerics.histogram import ExponentHistogram
+from tasks.observation.clipped_fraction import Clipping
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+
+def reach_of(item: StoredLayer) -> float | None:
+    """Return the largest magnitude that a layer's static range holds; None where it has none."""
+    if item.input_scale is None:
+        return None
+    largest = NumberFormat.FP8.largest if item.is_float else NumberFormat.INT8.largest
+    return item.input_scale * largest
+
+
+class RangeWatch:
+    """Counts what linear layers with a static range read, before it is rounded.
+
+    A site is named by the first of the layers that read its tensor.
+    """
+
+    def __init__(self, texts: int) -> None:
+        """Watch so many texts."""
+        self._texts = texts
+        self._mask: torch.Tensor | None = None
+        self._cases: NDArray[np.intp] = np.zeros(0, np.intp)
+        self.reach: dict[str, float] = {}
+        self.histograms: dict[str, ExponentHistogram] = {}
+        self._fraction: dict[str, NDArray[np.float64]] = {}
+        self._amax: dict[str, NDArray[np.float64]] = {}
+
+    @property
+    def clipping(self) -> Clipping:
+        """How much of each text every range clips; NaN where rows belong to no known text."""
+        sites = tuple(self.reach)
+        empty = np.zeros((self._texts, 0))
+        return Clipping(
+            sites,
+            np.stack([self._fraction[name] for name in sites], 1) if sites else empty,
+            np.stack([self._amax[name] for name in sites], 1) if sites else empty,
+        )
+
+    def reading(self, cases: Sequence[int], mask: torch.Tensor) -> None:
+        """Say which texts the next call reads, and which of its tokens are no padding.
+
+        Args:
+            cases: Places of the texts, [batch].
+            mask: [batch, tokens].
+        """
+        self._cases, self._mask = np.asarray(cases, np.intp), mask
+
+    def reading_windows(self, cases: Sequence[int], tokens: int) -> None:
+        """Say which windows without padding the next call reads, all of so many tokens."""
+        import torch
+
+        self.reading(cases, torch.ones((len(cases), tokens), dtype=torch.bool))
+
+    @contextmanager
+    def watching(
+        self, module: nn.Module, prefix: str, quantized: Mapping[str, StoredLayer]
+    ) -> Iterator[None]:
+        """Watch a decoder layer's sites while the context lasts.
+
+        It has to begin before the rounding of what is read, so that it sees what is rounded.
+        """
+        hooks = []
+        for site in linear_sites(module):
+            first = next((name for name in site.readers if name in quantized), None)
+            reach = None if first is None else reach_of(quantized[first])
+            if first is None or reach is None:
+                continue
+            full = prefix + first
+            self.reach[full] = reach
+            self.histograms.setdefault(full, ExponentHistogram.empty())
+            self._fraction.setdefault(full, np.zeros(self._texts))
+            self._amax.setdefault(full, np.zeros(self._texts))
+
+            def see(_: Any, inputs: tuple[torch.Tensor, ...], full: str = full) -> None:
+                self._see(full, inputs[0])
+
+            hooks.append(module.get_submodule(first).register_forward_pre_hook(see))
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def _see(self, full: str, values: torch.Tensor) -> None:
+        wide = values.detach().float()
+        mask = None if self._mask is None else self._mask.to(wide.device)
+        if mask is None or wide.shape[:-1] != mask.shape:  # an expert's tokens, of several texts
+            self.histograms[full] += ExponentHistogram.of(wide.cpu().numpy())
+            self._fraction[full][self._cases] = np.nan
+            self._amax[full][self._cases] = np.nan
+            return
+        self.histograms[full] += ExponentHistogram.of(wide[mask].cpu().numpy())
+        sizes = wide.abs() * mask[..., None]
+        above = (sizes > self.reach[full]).sum((1, 2)) / (mask.sum(1) * wide.shape[-1])
+        self._fraction[full][self._cases] = above.cpu().numpy()
+        self._amax[full][self._cases] = sizes.amax((1, 2)).cpu().numpy()

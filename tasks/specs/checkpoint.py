@@ -1,0 +1,64 @@
+"""What a spec may ask of a language model that stays a checkpoint: nothing that needs a graph."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence, Set
+
+from tasks.specs.traits import Task
+
+CHECKPOINT = "compressed-tensors"
+"""The target of language models that stay checkpoints: what vLLM and transformers load."""
+OF_TEXTS = frozenset({"perplexity-ratio", "agreement"})
+"""What a checkpoint is judged by: both sides read the golden texts, and neither writes."""
+
+
+def why_not_checkpoint(
+    *,
+    task: Task,
+    targets: Sequence[str],
+    metrics: Set[str],
+    speeds: Sequence[str],
+    selection: str,
+    given: Collection[str],
+) -> str | None:
+    """Say what a spec with the target `compressed-tensors` asks for that needs a graph.
+
+    Args:
+        task: What the model does.
+        targets: All that are named.
+        metrics: That budgets.quality bounds.
+        speeds: Budgets of writing tokens that are set.
+        selection: How calibration sets are chosen.
+        given: Optional parts of the spec that are there: adapter, serving, control.
+
+    Returns:
+        The field and what to write, or None.
+    """
+    unread = sorted(metrics - OF_TEXTS)
+    wrong = (
+        (len(targets) > 1, f"targets: {CHECKPOINT} stands alone, as other targets need a graph"),
+        (task is not Task.CAUSAL_LM, f"targets: {CHECKPOINT} is of causal-lm, and this is {task}"),
+        ("adapter" in given, f"adapter: merge it into the checkpoint first for {CHECKPOINT}"),
+        (
+            "serving" in given,
+            f"serving: a {CHECKPOINT} checkpoint is served by vLLM or transformers, which "
+            "`requant publish vllm` writes for: leave it out",
+        ),
+        (
+            bool(unread),
+            f"budgets.quality: a {CHECKPOINT} checkpoint reads texts and writes none here: judge "
+            f"it by {' and '.join(sorted(OF_TEXTS))} instead of {', '.join(unread)}",
+        ),
+        (
+            bool(speeds),
+            f"budgets.{', '.join(speeds)}: a {CHECKPOINT} checkpoint is timed where it is served: "
+            "leave it out",
+        ),
+        (
+            selection == "cover",
+            f"calibration.selection: cover asks each request for each site's range, which is not "
+            f"kept of a {CHECKPOINT} checkpoint: write random",
+        ),
+        ("control" in given, f"control: a {CHECKPOINT} checkpoint writes no answers: leave it out"),
+    )
+    return next((sentence for is_wrong, sentence in wrong if is_wrong), None)

@@ -1,0 +1,238 @@
+"""A language model that stays a checkpoint, through the whole loop: nothing of it becomes a graph.
+
+The random weights read some tokens in a channel of their own, which is what traffic shifts to.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+
+from examples.rows import CorpusRow, Payload, write
+from infra.identifiers import RequestId
+from infra.settings import Settings
+from tasks.models.golden import write_golden
+from tasks.records import Action, CaseKind, GoldenCase, Request
+from tests.integration.conftest import serve
+from tests.language_folders import tokenizer, write_folder
+
+WORDS = ("model", "scale", "range", "batch", "token", "cache", "layer", "graph", "drift", "gate")
+SHIFTED = ("ZZ", "QQ", "ZQ", "QZ")
+LOUD = 40.0
+"""What the first norm makes of the channel that only the letters of SHIFTED are in."""
+pytestmark = pytest.mark.timeout(400)
+
+
+def sentences(words: tuple[str, ...], seed: int, count: int) -> list[str]:
+    rng = np.random.default_rng(seed)
+    return [f"{' '.join(rng.choice(words, 12))} {seed}.{number}" for number in range(count)]
+
+
+def traffic(words: tuple[str, ...], seed: int, language: str) -> list[Request]:
+    from tasks.models.corpus import EPOCH
+
+    return [
+        Request(RequestId(str(n)), EPOCH, "t", "docs", language, text)
+        for n, text in enumerate(sentences(words, seed, 80))
+    ]
+
+
+def write_checkpoint(folder: Path) -> Path:
+    write_folder(folder, "llama", hidden=64)
+    path = folder / "model.safetensors"
+    weights = load_file(path)
+    table = weights["model.embed_tokens.weight"]
+    table[:, 0] = 0
+    loud = {token for word in SHIFTED for token in tokenizer().encode(word).ids[1:]}
+    table[sorted(loud), 0] = table.std() * 20
+    for layer in range(2):
+        weights[f"model.layers.{layer}.input_layernorm.weight"][0] = LOUD
+    save_file(weights, path, metadata={"format": "pt"})
+    pool = [
+        CorpusRow(str(n), Payload(text=text), "docs", "en")
+        for n, text in enumerate(sentences(WORDS, 50, 60))
+    ]
+    write(folder / "calibration.parquet", pool)
+    cases = [
+        GoldenCase(f"{language}-{n}", text, "docs", language, CaseKind.PLAIN)
+        for language, words in (("en", WORDS), ("xx", SHIFTED))
+        for n, text in enumerate(sentences(words, 7, 20))
+    ]
+    (folder / "golden.parquet").write_bytes(write_golden(cases))
+    (folder / "model.yaml").write_text(yaml.safe_dump(spec()))
+    return folder
+
+
+def spec(**changes: object) -> dict[str, object]:
+    return {
+        "version": 1,
+        "name": "large",
+        "source": ".",
+        "task": "causal-lm",
+        "input": {"tokenizer": "tokenizer.json", "max_length": 48},
+        "data": {"calibration": "calibration.parquet"},
+        "golden": {"cases": "golden.parquet"},
+        "budgets": {
+            "latency_ratio": 1.0,
+            "size_ratio": 0.8,
+            "quality": [
+                {"metric": "perplexity-ratio", "at_most": 1.1},
+                {"metric": "agreement", "at_least": 0.8},
+            ],
+        },
+        "targets": ["compressed-tensors"],
+        "schedule": {"slug": "nightly", "cron": "0 3 * * *"},
+        "window": {"sample": 64, "minimum_rows": 32},
+        **changes,
+    }
+
+
+@pytest.fixture(scope="module")
+def large(loop: Settings, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    from tasks.models.catalog import register
+
+    register(write_checkpoint(tmp_path_factory.mktemp("large")) / "model.yaml")
+    serve(loop, "large", 0, traffic(WORDS, 1, "en"))
+    return loop
+
+
+@pytest.fixture(scope="module")
+def recalibrated(large: Settings) -> dict[str, Any]:
+    """Let maintenance see the same traffic again, then another; return what came of each window."""
+    from flows.maintenance import maintenance
+
+    found = {"first": maintenance("large")}
+    serve(large, "large", 1, traffic(WORDS, 2, "en"))
+    found["same"] = maintenance("large")
+    serve(large, "large", 2, traffic(SHIFTED, 3, "xx"))
+    found["other"] = maintenance("large")
+    return found
+
+
+def test_the_first_champion_is_judged_by_what_was_stored(
+    large: Settings, recalibrated: dict[str, Any]
+) -> None:
+    first = recalibrated["first"]
+    (report,) = first.candidates[-1].reports
+    binding = {gate.metric for gate in report.gates if gate.binding}
+    assert binding == {"perplexity-ratio", "agreement", "size-ratio"}
+    untold = {gate.metric: gate.reason for gate in report.gates if not gate.binding}
+    assert "timed where it is served" in untold["latency-ratio"]
+    release = large.release("large", first.release)
+    assert "graph.onnx" in release.files
+    assert len(release.weights) >= 16  # files of tensors, named in it by their digests
+
+
+def test_the_same_traffic_is_kept_and_another_is_recalibrated(
+    recalibrated: dict[str, Any],
+) -> None:
+    from flows.outcomes import Status
+
+    assert recalibrated["same"].status is Status.KEPT, recalibrated["same"].reason
+    other = recalibrated["other"]
+    assert other.status is Status.PROMOTED, other.reason
+    assert other.decision.action is Action.RECALIBRATE
+    assert "range and fidelity degraded" in other.decision.reasons[0]
+    agreed = {
+        gate.group: gate.estimate.value
+        for gate in other.candidates[-1].reports[0].gates
+        if gate.metric == "agreement"
+    }
+    assert agreed["language=xx"] >= 0.8
+
+
+def test_what_vllm_is_given_reads_as_it_was_judged(
+    recalibrated: dict[str, Any], tmp_path: Path
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    from flows.publishing.checkpoints import publish_vllm
+    from tasks.models.catalog import open_model
+    from tasks.models.inputs import language_inputs
+    from tasks.validation.judge import checkpoint_scores
+
+    publication = publish_vllm("large", str(tmp_path / "served"))
+    folder = Path(publication.where)
+    registered = open_model("large")
+    inputs = language_inputs(registered.inputs)
+    texts = [str(case.payload) for case in registered.golden.cases]
+    loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    losses = []
+    for reading in inputs.read(texts):
+        ids = torch.tensor([reading.ids])
+        with torch.no_grad():
+            logits = loaded(ids).logits[0, :-1]
+        losses.append(float(torch.nn.functional.cross_entropy(logits, ids[0, 1:])))
+    index = registered_index(recalibrated["other"])
+    judged = checkpoint_scores(registered, index)["loss-candidate"].values
+    assert np.allclose(losses, judged, atol=2e-3)
+
+
+def registered_index(outcome: Any) -> bytes:
+    from infra.settings import settings
+
+    return settings().release("large", outcome.release).file("graph.onnx")
+
+
+def test_a_weight_that_was_changed_is_never_promoted_again(
+    large: Settings, recalibrated: dict[str, Any]
+) -> None:
+    from infra.errors import RequantError
+    from infra.stores import layout
+    from tasks.promotion.acts.promoting import roll_back
+
+    first = large.release("large", recalibrated["first"].release)
+    others = large.release("large", recalibrated["other"].release).weights
+    (name, *_) = sorted(set(first.weights) - set(others))
+    store = large.store()
+    before = store.get(layout.weight(name))
+    store.put(layout.weight(name), before[:-1] + bytes([before[-1] ^ 1]))
+    with pytest.raises(RequantError, match="differ from their digest"):
+        roll_back("large", None, "somebody", "a try", "request-1")
+    store.put(layout.weight(name), before)
+    assert roll_back("large", None, "somebody", "a try", "request-2").version == "1"
+
+
+def test_a_checkpoint_that_was_killed_while_it_was_made_goes_on(
+    large: Settings, recalibrated: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flows.requantize import requantize
+    from tasks.quantization.streamed.written import WrittenCheckpoint
+
+    own = WrittenCheckpoint.write
+    written: list[int] = []
+
+    def write(self: WrittenCheckpoint, layer: int, *rest: Any) -> None:
+        if len(written) == 1:
+            written.append(-1)
+            raise KeyboardInterrupt
+        written.append(layer)
+        own(self, layer, *rest)
+
+    monkeypatch.setattr(WrittenCheckpoint, "write", write)
+    with pytest.raises(BaseException):  # noqa: B017, PT011  # whatever Prefect makes of it
+        requantize("large", recipe="int8-per-token")
+    requantize("large", recipe="int8-per-token")
+    assert written == [0, -1, 1, 2]  # the first layer is not made again
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"targets": ["compressed-tensors", "onnxruntime-cpu"]}, "stands alone"),
+        ({"control": {"metric": "exact-match", "at_least": 0.5}}, "writes no answers"),
+        ({"serving": {"delivery": {}}}, "served by vLLM or transformers"),
+        ({"calibration": {"selection": "cover"}}, "write random"),
+    ],
+)
+def test_what_needs_a_graph_is_refused_in_the_spec(changed: dict[str, object], said: str) -> None:
+    from infra.errors import BadInput
+    from tasks.specs.spec import parse_spec
+
+    with pytest.raises(BadInput, match=said):
+        parse_spec(json.dumps(spec(**changed)), where="the spec")
