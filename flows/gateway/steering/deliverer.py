@@ -29,7 +29,7 @@ from tasks.models.catalog import RegisteredModel
 from tasks.promotion import journal, ledger
 from tasks.promotion.ledger import LedgerEntry
 from tasks.promotion.serving import deliveries
-from tasks.promotion.serving.deliveries import ABORTED, COMPLETED, SUPERSEDED, Delivery
+from tasks.promotion.serving.deliveries import ABORTED, COMPLETED, Delivery
 from tasks.serving.comparing import LiveComparison, comparison
 from tasks.serving.delivery import Move, StepEvaluation, evaluated, least_scores, next_move
 from tasks.serving.objectives import ERRORS, FIDELITY, FLIPS, LATENCY
@@ -39,6 +39,8 @@ from tasks.specs.traits import TRAITS
 LOOK_S = 0.5
 """Seconds between two looks at the ledger and at what was measured."""
 ACT_S = 300
+OPEN_S = 600.0
+"""Seconds of a step within which its candidate has to be opened, whatever hinders that."""
 AGAIN_S = 5.0
 """Seconds until what went wrong is tried again."""
 _log = logging.getLogger(__name__)
@@ -120,6 +122,7 @@ class Deliverer:
         self._endpoint, self._releases, self._look_s = endpoint, releases, look_s
         self._journal = journal.open_journal(endpoint.model)
         self._attempt: _Attempt | None = None
+        self._failed = ""  # digest of what was brought back from while it baked
         self._not_before = 0.0  # of the monotonic clock
         self._ended = threading.Event()
         self._thread = threading.Thread(
@@ -141,12 +144,12 @@ class Deliverer:
         entries = self._journal.read()
         delivery = deliveries.open_delivery(entries)
         if delivery is None or self._endpoint.release is None:
-            self._leave()
+            self._leave(entries)
             return
-        if not _is_due(entries, delivery):
-            self._leave()
-            why = "another version became champion meanwhile"
-            self._end(delivery, SUPERSEDED, why)
+        overtaken = deliveries.overtaken(entries, delivery)
+        if overtaken is not None:
+            self._leave(entries)
+            self._end(delivery, *overtaken)
             return
         if self._attempt is None or self._attempt.delivery != delivery:
             self._begin(entries, delivery)
@@ -155,20 +158,32 @@ class Deliverer:
 
     def _begin(self, entries: Sequence[LedgerEntry], delivery: Delivery) -> None:
         """Load what takes part, unless an earlier step did, and let the step begin."""
-        if delivery.baking:
-            self._promote(delivery)
         before = self._attempt
         try:
             known = before if before and before.delivery.digest == delivery.digest else None
             registered = (
                 known.registered if known else self._releases.registered(self._endpoint.model)
             )
-            self._attempt = self._opened(entries, delivery, registered, known)
-        except (Refused, NotFound) as error:
-            self._leave()
-            self._end(delivery, ABORTED, f"the candidate cannot be served: {error}")
+            attempt = self._opened(entries, delivery, registered, known)
+        except Exception as error:
+            if not isinstance(error, Refused | NotFound) and _seconds_of(delivery) < OPEN_S:
+                raise
+            self._give_up(entries, delivery, error)
             return
-        self._endpoint.steering.trial = self._attempt.trial
+        if delivery.baking:
+            self._promote(entries, delivery)
+        self._attempt, self._endpoint.steering.trial = attempt, attempt.trial
+
+    def _give_up(
+        self, entries: Sequence[LedgerEntry], delivery: Delivery, error: Exception
+    ) -> None:
+        """End the delivery of a candidate that cannot be opened."""
+        told = str(error) if isinstance(error, RequantError) else "it could not be loaded"
+        reason = f"the candidate cannot be served: {told}"
+        self._leave(entries)
+        if _reigns(entries, delivery):
+            self._act("roll-back", delivery.base, reason, f"delivery-{delivery.digest}")
+        self._end(delivery, ABORTED, reason)
 
     def _opened(
         self,
@@ -207,18 +222,20 @@ class Deliverer:
         serving = self._endpoint.release
         if serving is not None and serving.version == delivery.base:
             return serving
-        return self._releases.release(registered, _reign(entries, delivery.base))
+        champion = ledger.champion(entries)
+        if champion is None or champion.version != delivery.base:
+            champion = ledger.rollback_target(entries, delivery.base)
+        return self._releases.release(registered, champion)
 
     def _judge(self, attempt: _Attempt) -> None:
         delivery, evaluation = attempt.delivery, attempt.evaluation()
-        seconds = (datetime.now(UTC) - delivery.since).total_seconds()
-        move = next_move(evaluation, seconds, attempt.spec, baking=delivery.baking)
+        move = next_move(evaluation, _seconds_of(delivery), attempt.spec, baking=delivery.baking)
         if move is Move.HOLD:
             return
         if move is Move.ABORT:
             self._abort(attempt, evaluation)
         elif delivery.baking:
-            self._leave()
+            self._attempt, self._endpoint.steering.trial = None, None
             self._end(delivery, COMPLETED, f"nothing spoke against it: {evaluation.told}")
         else:
             model = self._endpoint.model
@@ -230,14 +247,13 @@ class Deliverer:
         steering.trial = None
         reason = f"in its step ({delivery.stage}) it was {evaluation.verdict}"
         if delivery.baking:
-            steering.instead = attempt.trial.base
+            steering.instead, self._failed = attempt.trial.base, delivery.release
             self._act("roll-back", delivery.base, reason, f"delivery-{delivery.digest}")
         self._end(delivery, ABORTED, f"{reason}: {evaluation.told}")
 
-    def _promote(self, delivery: Delivery) -> None:
+    def _promote(self, entries: Sequence[LedgerEntry], delivery: Delivery) -> None:
         """Make the candidate champion; again, nothing more happens."""
-        release = self._endpoint.release
-        if release is None or release.digest != delivery.release:
+        if not _reigns(entries, delivery):
             reason = "It passed shadow and canary."
             self._act("promote", delivery.version, delivery.release, delivery.base, reason)
 
@@ -260,9 +276,14 @@ class Deliverer:
         _log.warning("%s: %s", self._endpoint.model, told)
         journal.commit(self._endpoint.model, deliveries.ended, delivery, outcome, told)
 
-    def _leave(self) -> None:
-        steering = self._endpoint.steering
-        self._attempt, steering.trial, steering.instead = None, None, None
+    def _leave(self, entries: Sequence[LedgerEntry]) -> None:
+        """Let the champion answer; one that failed not before the rollback has reached it."""
+        steering, release = self._endpoint.steering, self._endpoint.release
+        self._attempt, steering.trial = None, None
+        champion = ledger.champion(entries)
+        answers = release is not None and release.digest == self._failed
+        if not answers or (champion is not None and champion.release == self._failed):
+            steering.instead = None
 
     def _follow(self) -> None:
         while not self._ended.wait(self._look_s):
@@ -273,13 +294,15 @@ class Deliverer:
                 _log.exception("the delivery of %s waits", self._endpoint.model)
 
 
-def _is_due(entries: Sequence[LedgerEntry], delivery: Delivery) -> bool:
-    """Return whether the champion is the one that the delivery is about."""
+def _seconds_of(delivery: Delivery) -> float:
+    """Return how long the step has lasted."""
+    return (datetime.now(UTC) - delivery.since).total_seconds()
+
+
+def _reigns(entries: Sequence[LedgerEntry], delivery: Delivery) -> bool:
+    """Return whether the candidate is champion already."""
     champion = ledger.champion(entries)
-    if champion is None:
-        return False
-    allowed = {delivery.base, delivery.version} if delivery.baking else {delivery.base}
-    return champion.version in allowed
+    return champion is not None and champion.release == delivery.release
 
 
 def _named(entries: Sequence[LedgerEntry], version: str, release: str) -> LedgerEntry:
@@ -288,7 +311,3 @@ def _named(entries: Sequence[LedgerEntry], version: str, release: str) -> Ledger
     if entry is None:
         raise NotFound(f"the ledger names no version {version} of that release")
     return entry
-
-
-def _reign(entries: Sequence[LedgerEntry], version: str) -> LedgerEntry:
-    return ledger.rollback_target(entries, version)

@@ -143,6 +143,47 @@ def _stands(entries: Sequence[LedgerEntry], delivery: Delivery) -> bool:
     return now is not None and (now.digest, now.step) == (delivery.digest, delivery.step)
 
 
+def overtaken(entries: Sequence[LedgerEntry], delivery: Delivery) -> tuple[str, str] | None:
+    """Return outcome and reason where others ended what a delivery is about; None: it may go on.
+
+    A candidate that bakes and is champion no more was rolled back: it is not promoted again.
+    """
+    rejection = _rejection(entries, delivery)
+    if rejection is not None and not delivery.baking:
+        return ABORTED, f"{rejection.actor} rejected it: {rejection.reason}"
+    champion = ledger.champion(entries)
+    if champion is not None and delivery.baking:
+        if champion.version == delivery.version:
+            return None
+        if champion.kind is EntryKind.ROLLED_BACK and champion.number > _number(entries, delivery):
+            by_itself = champion.actor == ACTOR and champion.version == delivery.base
+            outcome = ABORTED if by_itself else SUPERSEDED
+            return outcome, f"{champion.actor} rolled it back: {champion.reason}"
+    if champion is None or champion.version != delivery.base:
+        return SUPERSEDED, "another version became champion meanwhile"
+    return None
+
+
+def _number(entries: Sequence[LedgerEntry], delivery: Delivery) -> int:
+    """Return the number of the entry that began a delivery's step."""
+    about = (entry for entry in reversed(entries) if _is_about(entry, delivery))
+    return next((entry.number for entry in about), 0)
+
+
+def _is_about(entry: LedgerEntry, delivery: Delivery) -> bool:
+    return delivery.digest in (entry.digest, entry.details.get("delivery"))
+
+
+def _rejection(entries: Sequence[LedgerEntry], delivery: Delivery) -> LedgerEntry | None:
+    """Return a person's no to the candidate since its delivery began."""
+    for entry in reversed(entries):
+        if entry.digest == delivery.digest:
+            return None
+        if entry.kind is EntryKind.REJECTED and entry.version == delivery.version:
+            return entry
+    return None
+
+
 def _begun(entry: LedgerEntry) -> Delivery:
     shares = entry.details.get("shares")
     return Delivery(

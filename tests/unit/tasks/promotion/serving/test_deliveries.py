@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import pytest
 
+from infra.canonical import Json
 from infra.errors import Refused
 from infra.identifiers import Digest, ModelName
 from infra.settings import Settings
@@ -70,3 +74,57 @@ def test_only_one_at_a_time_and_only_against_the_champion_that_it_was_judged_by(
     start()
     with pytest.raises(Refused, match="is being delivered"):
         start()
+
+
+def act(kind: EntryKind, version: str, actor: str = "ann") -> None:
+    def entry(_: Any) -> Mapping[str, Json]:
+        return body(kind, actor=actor, reason="I say so", version=version, release=version * 64)
+
+    journal.commit("m", entry)
+
+
+def overtaken() -> tuple[str, str] | None:
+    delivery = deliveries.open_delivery(journal.read("m"))
+    assert delivery is not None
+    return deliveries.overtaken(journal.read("m"), delivery)
+
+
+def brought_to_baking() -> None:
+    for _ in range(3):
+        delivery = deliveries.open_delivery(journal.read("m"))
+        assert delivery is not None
+        journal.commit("m", deliveries.stepped, delivery, "all well")
+
+
+def test_a_no_to_the_candidate_ends_its_delivery_and_an_earlier_one_does_not(
+    workspace: Settings,
+) -> None:
+    act(EntryKind.PROMOTED, "1")
+    act(EntryKind.REJECTED, "2")
+    start()
+    assert overtaken() is None
+    act(EntryKind.REJECTED, "2")
+    assert overtaken() == ("aborted", "ann rejected it: I say so")
+
+
+def test_another_champion_supersedes_it(workspace: Settings) -> None:
+    act(EntryKind.PROMOTED, "7")
+    act(EntryKind.PROMOTED, "1")
+    start()
+    act(EntryKind.ROLLED_BACK, "7")
+    assert overtaken() == ("superseded", "another version became champion meanwhile")
+
+
+@pytest.mark.parametrize(("actor", "outcome"), [("ann", "superseded"), ("gateway", "aborted")])
+def test_what_was_rolled_back_while_it_baked_is_not_promoted_again(
+    workspace: Settings, actor: str, outcome: str
+) -> None:
+    act(EntryKind.PROMOTED, "0")
+    act(EntryKind.ROLLED_BACK, "1")  # a rollback before it says nothing of it
+    start()
+    brought_to_baking()
+    assert overtaken() is None, "it is due, and not champion yet"
+    act(EntryKind.PROMOTED, "2", "gateway")
+    assert overtaken() is None
+    act(EntryKind.ROLLED_BACK, "1", actor)
+    assert overtaken() == (outcome, f"{actor} rolled it back: I say so")
