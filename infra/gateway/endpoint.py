@@ -16,7 +16,7 @@ from infra.gateway.capture import Capture, ServedExchange
 from infra.gateway.metrics import GatewayMetrics
 from infra.gateway.release import ServedRelease
 from infra.gateway.steering.destination import Asking, Destination, Steering
-from infra.gateway.steering.router import length_of
+from infra.gateway.steering.router import Why, length_of
 from infra.gateway.steering.shadow import ShadowRuns
 from infra.gateway.tracing import span
 from infra.gateway.wire.open_inference import Tensors
@@ -150,6 +150,8 @@ class Endpoint:
             raise
         except Exception:
             self.steering.missed(destination)
+            if destination.why is Why.FALLBACK and self.shadows is not None:
+                self.steering.probe(self.shadows, champion, feeds)
             raise
         self.steering.saw(destination, time.perf_counter() - began)
         if not steered:

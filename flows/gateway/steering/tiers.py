@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from flows.gateway.steering.guardian import ChampionObserver, Guardian
 from flows.gateway.steering.opening import REFERENCE, OpenReleases
+from infra.errors import RequantError
 from infra.gateway.endpoint import Endpoint
 from infra.gateway.release import ServedRelease
 from infra.gateway.steering.router import Router, RoutingRules, UnsureAnswers
@@ -48,17 +49,19 @@ class Tiers:
     ) -> None:
         """Give a model the tiers and limits of its spec; none where it has no such section.
 
-        Without a champion before this one, there is no tier `previous` yet.
+        Without a champion before this one, or where that cannot be opened, there is no higher tier
+        `previous`, and full precision stands by: limits with nobody behind them hold nothing.
         """
         serving, steering = registered.spec.serving, self._endpoint.steering
         routing, fallback = (serving.routing, serving.fallback) if serving else (None, None)
         self._core = _core_of(registered) if fallback and fallback.to == CORE else None
         steering.router = open_router(routing, registered, champion) if routing else None
         steering.higher = self._open(routing.to, registered, entries) if routing else None
-        standby = self._open(fallback.to, registered, entries) if fallback else None
-        if fallback is None or standby is None:
+        if fallback is None:
             self._guardian.guard(None, None)
             return
+        standby = self._open(fallback.to, registered, entries)
+        standby = standby or self._releases.reference(registered)
         compares = fallback.fidelity is not None or fallback.flips is not None
         compared = comparison(registered.spec.task, compared_outputs(registered), registered.golden)
         steering.reference = self._open(REFERENCE, registered, entries) if compares else None
@@ -91,7 +94,11 @@ class Tiers:
         if name == CORE:
             return self._standing_core(registered)
         before = previous(entries)
-        return None if before is None else self._releases.release(registered, before)
+        try:
+            return None if before is None else self._releases.release(registered, before)
+        except RequantError as error:  # which does not keep the champion from answering
+            _log.warning("%s: what served before does not stand by: %s", registered.name, error)
+            return None
 
     def _standing_core(self, registered: RegisteredModel) -> ServedRelease:
         """Return the champion of the model that an adapter lies over.

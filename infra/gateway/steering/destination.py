@@ -66,7 +66,7 @@ class Steering:
             if asking.wish is Tier.HIGHER:
                 raise BadInput(
                     f"{champion.model} has no higher tier: leave the wish out, or give its spec "
-                    "serving.routing"
+                    "serving.routing; a tier `previous` wants a champion before this one"
                 )
             return Destination(champion)
         if asking.wish is Tier.ROUTINE:
@@ -101,6 +101,16 @@ class Steering:
         if self.observer is not None and destination.tier is Tier.ROUTINE:
             self.observer.failed(destination.release)
 
+    def probe(self, shadows: ShadowRuns, champion: ServedRelease, feeds: Tensors) -> None:
+        """Ask the champion, while it is away, about a request that what stands by failed at.
+
+        Otherwise it would never come back where both fail. Nothing is compared, so that a limit of
+        fidelity keeps it away.
+        """
+        observer = self.observer
+        if observer is not None and shadows.draw(observer.share):
+            shadows.run([champion], feeds, partial(_tried, observer, champion))
+
     def shadow(
         self,
         shadows: ShadowRuns,
@@ -132,12 +142,18 @@ def _probed(
     reference: Tensors,
     answers: Sequence[SecondAnswer],
 ) -> None:
+    _tried(observer, champion, answers)
+    observer.compared(reference, answers[0].outputs)
+
+
+def _tried(
+    observer: AnswerObserver, champion: ServedRelease, answers: Sequence[SecondAnswer]
+) -> None:
     (answer,) = answers
     if answer.outputs is None:
         observer.failed(champion)
     else:
         observer.answered(champion, answer.seconds)
-    observer.compared(reference, answer.outputs)
 
 
 def _checked(observer: AnswerObserver, outputs: Tensors, answers: Sequence[SecondAnswer]) -> None:

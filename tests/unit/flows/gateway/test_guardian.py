@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from flows.gateway.steering.guardian import ChampionObserver, Guardian
@@ -13,11 +17,14 @@ from infra.gateway.batching import DynamicBatcher
 from infra.gateway.endpoint import Endpoint
 from infra.gateway.metrics import GatewayMetrics
 from infra.gateway.release import ServedRelease
-from infra.gateway.wire.signature import GraphSignature
+from infra.gateway.steering.destination import Asking
+from infra.gateway.steering.shadow import ShadowRuns
+from infra.gateway.wire.signature import GraphSignature, TensorSignature
 from infra.settings import Settings
 from tasks.promotion import journal
 from tasks.promotion.ledger import EntryKind
 from tasks.specs.serving import FallbackSpec
+from tests.unit.infra.gateway.test_application import Plain
 
 SPEC = FallbackSpec(errors=0.05, back_after_s=0.05)
 NOTHING: Any = None
@@ -154,3 +161,45 @@ def test_traffic_moves_though_the_ledger_cannot_be_written(
     monkeypatch.setattr("flows.gateway.steering.guardian.time.monotonic", lambda: 1e12)
     guardian.look()
     assert [entry.kind for entry in journal.read("m")] == [EntryKind.FELL_BACK]
+
+
+class Echo:
+    """An engine that answers what it is asked."""
+
+    def run(self, feeds: Any) -> Any:
+        return feeds
+
+
+class Broken:
+    """An engine that answers nothing."""
+
+    def run(self, feeds: Any) -> Any:
+        raise RuntimeError("it broke")
+
+
+def test_the_champion_comes_back_where_what_stands_by_fails_at_everything(
+    workspace: Settings,
+) -> None:
+    endpoint, guardian, observer = guarded()
+    endpoint.shadows = ShadowRuns("m", endpoint.batcher, endpoint.metrics)
+    signature = GraphSignature((TensorSignature("x", "FP32", (-1,)),), (), False)
+    champion = replace(CHAMPION, engine=Echo(), signature=signature, front=Plain())
+    endpoint.publish(champion)
+    always = FallbackSpec(errors=0.05, back_after_s=0.05, shadow=1.0)
+    observer = ChampionObserver(always, champion, None)
+    guardian.guard(observer, replace(champion, version="2", engine=Broken()))
+    for _ in range(60):
+        observer.failed(champion)
+    guardian.look()
+    assert endpoint.steering.fallen
+
+    async def asked() -> None:
+        for _ in range(60):
+            with suppress(RuntimeError):
+                await endpoint.infer({"x": np.ones(1, np.float32)}, Asking({}))
+            await asyncio.sleep(0.002)  # the probe runs off the request's path
+
+    asyncio.run(asked())
+    time.sleep(0.06)
+    guardian.look()
+    assert not endpoint.steering.fallen

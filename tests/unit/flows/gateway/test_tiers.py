@@ -87,3 +87,32 @@ def test_full_precision_stands_by_until_the_core_has_a_champion_then_each_of_the
     assert standing() == ("core", "2")
     reign("3")
     assert standing() == ("core", "2"), "what does not verify stands by for nobody"
+
+
+def test_full_precision_stands_by_where_no_champion_before_this_one_can(
+    workspace: Settings,
+) -> None:
+    spec = SimpleNamespace(
+        **vars(SPEC) | {"serving": ServingSpec(fallback=FallbackSpec(to="previous", errors=0.05))}
+    )
+    registered: Any = SimpleNamespace(**vars(ADAPTED) | {"name": "core", "spec": spec})
+    metrics = GatewayMetrics()
+    endpoint = Endpoint("core", DynamicBatcher("core", metrics), metrics)
+    fake: Any = FakeReleases()
+    tiers = Tiers(endpoint, Guardian(endpoint), fake)
+
+    def standing() -> str:
+        history = journal.read("core")
+        head = history[-1]
+        tiers.open(registered, served("core", str(head.version), str(head.release)), history)
+        assert endpoint.steering.observer is not None
+        assert endpoint.steering.fallback is not None
+        return endpoint.steering.fallback.version
+
+    reign("1")
+    assert standing() == REFERENCE
+    reign("2")
+    assert standing() == "1"
+    reign("3")  # which is damaged
+    reign("4")
+    assert standing() == REFERENCE
