@@ -44,8 +44,8 @@ class TextFront:
 
     @property
     def takes_long(self) -> bool:
-        """Return whether a model judges the texts before they are read."""
-        return self.guards.ask_models
+        """Return whether guards judge the texts before they are read."""
+        return bool(self.guards.of("input"))
 
     def feeds(self, tensors: Tensors) -> Tensors:
         """Return tokens of texts, in their order; tokens pass as they are."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+import regex
 
 from infra.errors import BadInput
 from infra.settings import settings
@@ -18,6 +19,8 @@ Judge = Callable[[str], bool]
 """From a text to whether it is blocked."""
 ModelJudges = Callable[[str, str], Judge]
 """From a model's name, and what it is asked, to its safety decisions."""
+SEARCH_S = 0.5
+"""Seconds that a pattern may search one text; some patterns take ages with some texts."""
 _log = logging.getLogger(__name__)
 
 
@@ -33,7 +36,6 @@ class TextGuard:
     on: On
     answer: str
     blocks: Judge
-    asks_model: bool = False
 
     def stops(self, text: str) -> bool:
         """Return whether a text is blocked; a guard that breaks lets nothing pass."""
@@ -58,11 +60,6 @@ class Guards:
         """Return the guards of one direction."""
         return tuple(guard for guard in self._guards if guard.on == on)
 
-    @property
-    def ask_models(self) -> bool:
-        """Return whether a text that comes in is judged by a model, which takes a while."""
-        return any(guard.asks_model for guard in self.of("input"))
-
     def require(self, texts: Sequence[str], tell: Callable[[str], object]) -> None:
         """Raise `BlockedText` for a text that may not be read; `tell` takes each one's guard."""
         for text in texts if self.of("input") else ():
@@ -84,10 +81,7 @@ def open_guards(specs: Sequence[GuardSpec], models: ModelJudges) -> Guards:
         BadInput: There is no such function.
     """
     return Guards(
-        [
-            TextGuard(spec.name, spec.on, spec.answer, _judging(spec, models), bool(spec.model))
-            for spec in specs
-        ]
+        [TextGuard(spec.name, spec.on, spec.answer, _judging(spec, models)) for spec in specs]
     )
 
 
@@ -97,5 +91,6 @@ def _judging(spec: GuardSpec, models: ModelJudges) -> Judge:
     if spec.function is not None:
         function = load_function(spec.function, trusted_places(settings().trusted_metrics))
         return lambda text: bool(function(text))
-    pattern = re.compile(spec.pattern or "")
-    return lambda text: pattern.search(text) is not None
+    pattern = regex.compile(spec.pattern or "")
+    # Others are answered while it searches; what takes too long raises, and lets nothing pass.
+    return lambda text: pattern.search(text, timeout=SEARCH_S, concurrent=True) is not None

@@ -17,7 +17,7 @@ class Front(Protocol):
 
     @property
     def takes_long(self) -> bool:
-        """Return whether `admit` is to be called from a thread, as a model judges there."""
+        """Return whether `admit` is to be called from a thread, as somebody judges there."""
         ...
 
     def feeds(self, tensors: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:

@@ -340,7 +340,12 @@ class ModelSpec(_SpecModel):
     def _guards_fit_task(self) -> Self:
         if self.serving and self.serving.guards and TRAITS[self.task].reads != "text":
             raise ValueError(f"serving.guards are of texts, which {self.task} does not read")
-        asked = {guard.model for guard in self.serving.guards} if self.serving else set()
+        guards = self.serving.guards if self.serving else ()
+        if not TRAITS[self.task].per_token and any(guard.on == "output" for guard in guards):
+            raise ValueError(
+                f"serving.guards of outputs are of texts, which {self.task} writes none of"
+            )
+        asked = {guard.model for guard in guards}
         if self.name in asked and not self.decides_safety:
             raise ValueError("serving.guards ask this model, which has no golden.safety_head")
         return self

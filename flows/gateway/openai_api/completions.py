@@ -22,6 +22,7 @@ from starlette.routing import Route
 
 from flows.gateway.fronts import LanguageFront
 from flows.gateway.guards import On
+from flows.gateway.openai_api.fields import require_known
 from flows.gateway.openai_api.pieces import TextPieces
 from flows.gateway.openai_api.routes import (
     MOST_ITEMS,
@@ -41,8 +42,6 @@ from infra.gateway.wire.request_ids import KEY
 from tasks.models.language.generation import Sampling
 from tasks.transcripts import Turn, write_transcript
 
-_REFUSED = ("tools", "functions", "logprobs", "response_format", "logit_bias", "suffix", "echo")
-
 MOST_STOPS = 16
 """Texts that end an answer: each is looked for at each token."""
 
@@ -56,10 +55,10 @@ class ContentPart(BaseModel):
     text: str
 
 
-class ChatMessage(BaseModel):
+class ChatMessage(OpenAIBody):
     """One turn."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="allow")
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | Annotated[list[ContentPart], Field(max_length=MOST_ITEMS, fail_fast=True)]
@@ -74,9 +73,10 @@ class ChatMessage(BaseModel):
 class StreamOptions(OpenAIBody):
     """What a stream ends with."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="forbid")
 
     include_usage: bool = False
+    include_obfuscation: Literal[False] = False
 
 
 class _Asked(OpenAIBody):
@@ -87,7 +87,7 @@ class _Asked(OpenAIBody):
     max_completion_tokens: int | None = Field(None, ge=1)
     temperature: float = Field(1.0, ge=0, le=2)
     top_p: float = Field(1.0, gt=0, le=1)
-    seed: int | None = Field(None, ge=0)
+    seed: int | None = Field(None, ge=0, lt=2**63)
     stop: str | Annotated[list[str], Field(max_length=MOST_STOPS, fail_fast=True)] | None = None
     n: Literal[1] = 1
     stream: bool = False
@@ -96,10 +96,11 @@ class _Asked(OpenAIBody):
 
     def require_known(self) -> None:
         """Raise `BadInput` for what would be left out."""
-        extra = self.model_extra or {}
-        unknown = next((name for name in _REFUSED if extra.get(name)), None)
-        if unknown is not None:
-            raise BadInput(f"{unknown} cannot be had here: leave it out")
+        require_known(self.model_extra)
+        if not self.stream and "stream_options" in self.model_fields_set:
+            raise BadInput("stream_options want stream: leave them out")
+        if None not in (self.max_tokens, self.max_completion_tokens):
+            raise BadInput("max_tokens and max_completion_tokens are the same: give one of them")
 
     @property
     def sampling(self) -> Sampling:
@@ -123,6 +124,12 @@ class ChatRequest(_Asked):
     """A conversation that waits for its reply."""
 
     messages: list[ChatMessage] = Field(min_length=1, max_length=MOST_ITEMS, fail_fast=True)
+
+    def require_known(self) -> None:
+        """Raise `BadInput` for what would be left out, also of a message."""
+        super().require_known()
+        for place, message in enumerate(self.messages):
+            require_known(message.model_extra, f"messages.{place}.")
 
     @property
     def text(self) -> str:

@@ -12,6 +12,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from flows.gateway.fronts import LanguageFront, TextFront
+from flows.gateway.openai_api.fields import require_known
 from flows.gateway.openai_api.routes import (
     MOST_ITEMS,
     OpenAIBody,
@@ -25,9 +26,9 @@ from infra.gateway.wire.request_ids import KEY
 
 
 class EmbeddingsRequest(OpenAIBody):
-    """What the OpenAI client sends; fields that mean nothing here are let pass."""
+    """What the OpenAI client sends."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="allow")
 
     model: str
     input: str | Annotated[list[str], Field(max_length=MOST_ITEMS, fail_fast=True)] = Field(
@@ -58,6 +59,7 @@ def embedding_routes(gateway: Gateway) -> list[Route]:
 
 async def _embed(gateway: Gateway, request: Request, body: bytes) -> tuple[str, Response]:
     asked = read_body(EmbeddingsRequest, body)
+    require_known(asked.model_extra)
     endpoint = gateway.endpoint(asked.model)
     front = endpoint.current().front
     if not isinstance(front, TextFront) or isinstance(front, LanguageFront):

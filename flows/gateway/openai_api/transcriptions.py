@@ -23,6 +23,7 @@ from starlette.routing import Route
 from starlette.types import Message
 
 from flows.gateway.fronts import SpeechFront
+from flows.gateway.openai_api.fields import require_known
 from flows.gateway.openai_api.routes import answering, json_response, problem_of
 from infra.errors import BadInput
 from infra.gateway.application import Gateway, asking_of
@@ -32,6 +33,7 @@ from infra.gateway.wire.request_ids import KEY
 from tasks.preprocess.decoding import decode_audio
 
 FORMATS = ("json", "text")
+FIELDS = frozenset({"chunk_s", "file", "model", "response_format", "stream"})
 
 
 def transcription_routes(gateway: Gateway) -> list[Route]:
@@ -152,6 +154,9 @@ def _asked(fields: Mapping[str, str | bytes]) -> _AskedTranscript:
     stream, chunk = str(fields.get("stream") or "false").lower(), fields.get("chunk_s")
     if not model:
         raise BadInput("model: Field required")
+    if str(fields.get("temperature", 0)) not in ("0", "0.0"):
+        raise BadInput("temperature cannot be had here: the likeliest words are written")
+    require_known({name: fields[name] for name in fields.keys() - FIELDS - {"temperature"}})
     if form not in FORMATS:
         raise BadInput(f"response_format is {form!r}: {' or '.join(FORMATS)} can be had here")
     if stream not in ("true", "false"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from pydantic import BaseModel, ValidationError
 
@@ -42,3 +44,49 @@ def test_of_a_long_list_the_first_fault_is_enough(kind: type[BaseModel], body: b
     assert refused.value.error_count() < 10
     with pytest.raises(BadInput, match="lists and objects"):
         read_body(kind, body % b", ".join([b"{}"] * MOST_NESTED))
+
+
+@pytest.mark.parametrize(
+    ("field", "name"),
+    [
+        ('"frequency_penalty": 0.5', "frequency_penalty"),
+        ('"logprobs": true', "logprobs"),
+        ('"logprobs": 0', "logprobs"),  # of completions: those of the chosen tokens
+        ('"tools": [{}]', "tools"),
+        ('"tool_choice": "required"', "tool_choice"),
+        ('"response_format": {"type": "json_object"}', "response_format"),
+        ('"store": true', "store"),
+        ('"reasoning_effort": "high"', "reasoning_effort"),
+        ('"top_k": 4', "top_k"),
+        ('"stream_options": {"include_usage": true}', "stream_options want stream"),
+        ('"max_tokens": 3, "max_completion_tokens": 4', "give one of them"),
+        ('"messages": [{"role": "user", "content": "a", "name": "Jo"}]', "messages.0.name"),
+        (
+            '"messages": [{"role": "assistant", "content": "a", "tool_calls": [{}]}]',
+            "messages.0.tool_calls",
+        ),
+    ],
+)
+def test_what_would_be_left_out_is_refused_by_its_name(field: str, name: str) -> None:
+    with pytest.raises(BadInput, match=re.escape(name)):
+        read_body(ChatRequest, CHAT % field.encode()).require_known()
+
+
+@pytest.mark.parametrize("field", ['"max_tokens": 0', '"seed": -1', '"n": 2', '"top_p": NaN'])
+def test_what_has_no_meaning_is_refused(field: str) -> None:
+    with pytest.raises(BadInput):
+        read_body(ChatRequest, CHAT % field.encode())
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        '"tools": [], "tool_choice": "auto", "parallel_tool_calls": true, "store": false',
+        '"presence_penalty": 0.0, "logit_bias": {}, "response_format": {"type": "text"}',
+        '"metadata": {"a": "b"}, "service_tier": "auto", "logprobs": false, "x": null',
+        '"stream": true, "stream_options": {"include_usage": true, "include_obfuscation": false}',
+        '"messages": [{"role": "assistant", "content": "a", "tool_calls": null, "refusal": null}]',
+    ],
+)
+def test_what_says_what_is_done_anyway_is_let_pass(fields: str) -> None:
+    read_body(ChatRequest, CHAT % fields.encode()).require_known()

@@ -226,3 +226,17 @@ def test_a_custom_task_needs_no_word_about_its_inputs_and_others_say_which_they_
         spec = yaml.safe_load((EXAMPLES / example / "model.yaml").read_text())
         with pytest.raises(ValueError, match=f"{why} missing"):
             ModelSpec.model_validate({k: v for k, v in spec.items() if k != "input"})
+
+
+def test_guards_of_outputs_are_refused_where_no_text_is_written() -> None:
+    document = yaml.safe_load((EXAMPLES / "minilm" / "model.yaml").read_text())
+
+    def guarded(on: str) -> ModelSpec:
+        guard = {"name": "tone", "pattern": "rude", "on": on}
+        return parse_spec(
+            yaml.safe_dump({**document, "serving": {"guards": [guard]}}), where="model.yaml"
+        )
+
+    assert guarded("input").serving
+    with pytest.raises(BadInput, match="text-embedding writes none of"):
+        guarded("output")
