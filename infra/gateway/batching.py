@@ -23,6 +23,8 @@ from infra.gateway.metrics import GatewayMetrics
 from infra.gateway.release import ServedRelease
 
 Feeds = Mapping[str, NDArray[Any]]
+MOST_TOGETHER = 256
+"""Rows of a request that cannot go through an engine in parts."""
 
 
 class Overloaded(RequantError):
@@ -81,14 +83,17 @@ class DynamicBatcher:
 
         A caller that gives up before its run begins takes no part in it. A request of more rows
         than one run has goes through the engine in parts, so that it takes no more memory, and
-        others are answered meanwhile.
+        others are answered meanwhile. Where a row's answer depends on those beside it, all go at
+        once, as in parts the answer would be another one: so they are bounded.
 
         Raises:
             Overloaded: Too many wait.
-            BadInput: The engine refuses the feeds.
+            BadInput: The engine refuses the feeds, or there are more rows than go at once.
         """
         if len(self._queue) >= self._most_waiting:
             raise Overloaded(self._model, len(self._queue), self._retry_after())
+        if release.signature.mixes:
+            _require_together(max((len(values) for values in feeds.values()), default=0))
         rows, key = _rows(release, feeds)
         if key is None or rows <= self._most_rows:
             return await self._queued(_Waiting(release, feeds, rows, key))
@@ -99,6 +104,7 @@ class DynamicBatcher:
             outputs = await self._queued(_Waiting(release, part, size, key))
             if any(values.shape[:1] != (size,) for values in outputs.values()):
                 # The graph does not keep its batch: its answer is one of all rows.
+                _require_together(rows)
                 return await self._queued(_Waiting(release, feeds, rows, None))
             parts.append(outputs)
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
@@ -177,6 +183,14 @@ class DynamicBatcher:
                 self._queue.appendleft(request)
         elif not batch[0].answer.done():
             batch[0].answer.set_exception(error)
+
+
+def _require_together(rows: int) -> None:
+    if rows > MOST_TOGETHER:
+        raise BadInput(
+            f"{rows} rows were sent: this model's answer to a row depends on those beside it, so "
+            f"that all go through it at once: send {MOST_TOGETHER} at most"
+        )
 
 
 def _rows(release: ServedRelease, feeds: Feeds) -> tuple[int, Hashable]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from infra.errors import BadInput
 from infra.gateway.wire.datatypes import BYTES, datatype_of
 from infra.weights.outline import outline
 
-_MIXES = frozenset({"DynamicQuantizeLinear"})
+_MIXES = frozenset({"DynamicQuantizeLinear", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM"})
 """Operators whose scale comes of all rows at once: a neighbour would change one's answer."""
 
 
@@ -48,6 +49,7 @@ class GraphSignature:
     inputs: tuple[TensorSignature, ...]
     outputs: tuple[TensorSignature, ...]
     shared: bool  # whether rows of several requests may go through one run
+    mixes: bool = False  # whether each row's answer depends on the rows beside it
 
     def check(self, feeds: Mapping[str, NDArray[Any]]) -> None:
         """Raise `BadInput` for a request that the graph does not read, or without a row."""
@@ -79,12 +81,24 @@ def read_signature(graph: bytes) -> GraphSignature:
     weights = {item.name for item in model.graph.initializer}
     inputs = [item for item in model.graph.input if item.name not in weights]
     named = {_first_dimension(item) for item in (*inputs, *model.graph.output)}
-    mixes = any(node.op_type in _MIXES for node in model.graph.node)
+    functions = chain.from_iterable(function.node for function in model.functions)
+    mixes = not _MIXES.isdisjoint(_operators(chain(model.graph.node, functions)))
+    batched = len(named) == 1 and "" not in named
     return GraphSignature(
         tuple(_tensor(item) for item in inputs),
         tuple(_tensor(item) for item in model.graph.output),
-        len(named) == 1 and "" not in named and not mixes,
+        batched and not mixes,
+        batched and mixes,
     )
+
+
+def _operators(nodes: Iterable[onnx.NodeProto]) -> Iterator[str]:
+    """Yield the operators of some nodes and of the branches and loops in them."""
+    for node in nodes:
+        yield node.op_type
+        for attribute in node.attribute:
+            for graph in (attribute.g, *attribute.graphs):
+                yield from _operators(graph.node)
 
 
 def _tensor(item: onnx.ValueInfoProto) -> TensorSignature:

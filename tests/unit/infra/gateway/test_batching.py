@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from infra.errors import BadInput
-from infra.gateway.batching import DynamicBatcher, Overloaded
+from infra.gateway.batching import MOST_TOGETHER, DynamicBatcher, Overloaded
 from infra.gateway.metrics import GatewayMetrics
 from infra.gateway.release import ServedRelease
 from infra.gateway.wire.signature import GraphSignature
@@ -119,6 +120,22 @@ def test_many_rows_of_a_graph_that_does_not_keep_its_batch_run_at_once() -> None
         assert engine.runs == [4, 10]
 
     asyncio.run(scenario())
+
+
+def test_rows_that_cannot_go_in_parts_are_bounded() -> None:
+    async def refused(engine: Doubling, chosen: ServedRelease, runs: list[int]) -> None:
+        asked = [(chosen, rows(*[1] * count)) for count in (MOST_TOGETHER, MOST_TOGETHER + 1)]
+        answer, error = await together(batcher(most_rows=4), engine, asked)
+        assert not isinstance(answer, Exception)
+        assert isinstance(error, BadInput)
+        assert "257 rows were sent" in str(error)
+        assert engine.runs == runs
+
+    mixing = Doubling()
+    signature = GraphSignature((), (), shared=False, mixes=True)
+    asyncio.run(refused(mixing, replace(release(mixing), signature=signature), [MOST_TOGETHER]))
+    summing = Doubling(keeps_batch=False)  # each part's answer is no part's
+    asyncio.run(refused(summing, release(summing), [4, 4, MOST_TOGETHER]))
 
 
 def test_a_full_queue_refuses_the_next_and_answers_the_others() -> None:
