@@ -1,14 +1,15 @@
-"""Texts of like length, read together, with what the layers so far made of them."""
+"""Texts of the same length, read together, with what the layers so far made of them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from infra.errors import BadInput
 from tasks.models.checkpoints.decoder import LayerCall, StreamedDecoder
-from tasks.models.language.inputs import EncodedText, by_length, padded
+from tasks.models.language.inputs import EncodedText, by_length
 
 if TYPE_CHECKING:
     import torch
@@ -19,16 +20,20 @@ AT_ONCE = 2048
 
 @dataclass(slots=True, eq=False)
 class TextBatch:
-    """Texts that are read together, padded behind their end.
+    """Texts that are read together, all of the same length.
 
-    A causal model's tokens see nothing of what is behind them.
+    None is padded: positions of some families depend on how long the longest text is.
     """
 
     cases: list[int]
     ids: torch.Tensor  # [texts, tokens]
-    mask: torch.Tensor  # likewise: which tokens are no padding
     calls: list[LayerCall]
     hidden: torch.Tensor  # [texts, tokens, width]
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens each text has."""
+        return int(self.ids.shape[1])
 
     def read(self, decoder: StreamedDecoder, layer: int) -> None:
         """Send the hidden states through a loaded layer."""
@@ -36,7 +41,7 @@ class TextBatch:
 
     def again(self) -> TextBatch:
         """Return the same texts with hidden states of their own, for another model's layers."""
-        return TextBatch(self.cases, self.ids, self.mask, self.calls, self.hidden.clone())
+        return TextBatch(self.cases, self.ids, self.calls, self.hidden.clone())
 
 
 def begin(decoder: StreamedDecoder, readings: Sequence[EncodedText]) -> list[TextBatch]:
@@ -51,22 +56,20 @@ def begin(decoder: StreamedDecoder, readings: Sequence[EncodedText]) -> list[Tex
     made: list[TextBatch] = []
     calls: dict[tuple[int, ...], list[LayerCall]] = {}
     for cases in _alike(readings):
-        rows, real = padded([readings[case].ids for case in cases])
-        ids, mask = torch.from_numpy(rows), torch.from_numpy(real.astype(bool))
+        ids = torch.tensor([readings[case].ids for case in cases])
         hidden, found = decoder.begin(ids)
         same = calls.setdefault(tuple(ids.shape), found)
-        made.append(TextBatch(cases, ids, mask.to(decoder.device), same, hidden))
+        made.append(TextBatch(cases, ids, same, hidden))
     return made
 
 
 def _alike(readings: Sequence[EncodedText]) -> list[list[int]]:
-    """Return the places of texts of like length, the shortest first, in batches."""
-    batches: list[list[int]] = [[]]
-    for case in by_length(readings):
-        if batches[-1] and len(readings[case].ids) * (len(batches[-1]) + 1) > AT_ONCE:
-            batches.append([])
-        batches[-1].append(case)
-    return [cases for cases in batches if cases]
+    """Return the places of texts of one length, the shortest first, in batches."""
+    batches: list[list[int]] = []
+    for tokens, same in groupby(by_length(readings), lambda case: len(readings[case].ids)):
+        cases, most = list(same), max(AT_ONCE // tokens, 1)
+        batches += [cases[first : first + most] for first in range(0, len(cases), most)]
+    return batches
 
 
 def _require_known(readings: Sequence[EncodedText], decoder: StreamedDecoder) -> None:
@@ -82,3 +85,20 @@ def _require_known(readings: Sequence[EncodedText], decoder: StreamedDecoder) ->
             f"a text has {longest} tokens, and the model {decoder.positions} positions: lower "
             "input.max_length"
         )
+
+
+def by_text(values: torch.Tensor, texts: int, tokens: int) -> torch.Tensor | None:
+    """Return what a linear layer reads of a batch as [texts, tokens, width].
+
+    Args:
+        values: [texts, tokens, width], or the tokens of all texts below each other.
+        texts: In the batch.
+        tokens: Of each.
+
+    Returns:
+        None where nobody knows which tokens they are: an expert reads some, of several texts.
+    """
+    width = values.shape[-1]
+    if values.numel() == texts * tokens * width:
+        return values.reshape(texts, tokens, width)
+    return values.reshape(1, -1, width) if texts == 1 else None

@@ -85,7 +85,7 @@ def _read_quantized(
         rounding_activations(module, made.quantized),
     ):
         for batch in batches:
-            watched.reading(batch.cases, batch.mask)
+            watched.reading(batch.cases, batch.tokens)
             batch.read(decoder, layer)
 
 
@@ -98,14 +98,13 @@ def _scored(
     scores = np.zeros((5, len(readings)))
     for before, after in zip(exact, made, strict=True):
         for row, case in enumerate(before.cases):
-            count = len(readings[case].ids)
-            place = slice(row, row + 1), slice(0, count)
+            place = slice(row, row + 1)
             expected = _logits(decoder, before.hidden[place])
             found = expected if after is before else _logits(decoder, after.hidden[place])
             counted = readings[case].counted
             scores[:, [case]] = scores_of_logits(
                 before.ids[place].numpy(),
-                np.ones((1, count), bool),
+                np.ones((1, before.tokens), bool),
                 expected,
                 found,
                 None if counted is None else np.asarray([counted], bool),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from infra.processes.memory import return_freed
-from tasks.layerwise.batches import begin
+from tasks.layerwise.batches import begin, by_text
 from tasks.layerwise.linear_sites import linear_sites
 from tasks.models.catalog import RegisteredModel
 from tasks.models.checkpoints.decoder import StreamedDecoder, device_here
@@ -52,10 +52,11 @@ def watch_payloads(model: RegisteredModel, payloads: Sequence[Payload]) -> Reque
                 seen.clear()
                 batch.read(decoder, layer)
                 for name, values in seen.items():
-                    if values.shape[:-1] == batch.mask.shape:
+                    known = by_text(values, len(batch.cases), batch.tokens)
+                    if known is not None:
                         full = decoder.prefix(layer) + name
                         found = figures.setdefault(full, np.zeros((2, len(readings))))
-                        found[:, batch.cases] = _figures(values, batch.mask)
+                        found[:, batch.cases] = _figures(known)
         return_freed()
     columns = tuple(map(SiteValues, figures))
     empty = np.zeros((2, len(readings), 0))
@@ -63,13 +64,13 @@ def watch_payloads(model: RegisteredModel, payloads: Sequence[Payload]) -> Reque
     return RequestAmax(columns, amax, rms)
 
 
-def _figures(values: torch.Tensor, mask: torch.Tensor) -> np.ndarray:
+def _figures(values: torch.Tensor) -> np.ndarray:
     """Return amax and root mean square of each text of [texts, tokens, width]: [2, texts].
 
     Infinite where a value is infinite or NaN.
     """
-    wide = values.detach().float() * mask[..., None]
-    amax = wide.abs().amax((1, 2)).cpu().numpy().astype(np.float64)
-    rms = (wide.double().square().sum((1, 2)) / (mask.sum(1) * wide.shape[-1])).sqrt()
-    found = np.stack([amax, rms.cpu().numpy()])
+    wide = values.detach().float()
+    amax = wide.abs().amax((1, 2)).double()
+    rms = wide.double().square().mean((1, 2)).sqrt()
+    found = np.stack([amax.cpu().numpy(), rms.cpu().numpy()])
     return np.where(np.isfinite(found).all(0), found, np.inf)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.layerwise.batches import by_text
 from tasks.layerwise.linear_sites import linear_sites
 from tasks.layerwise.stored_layer import StoredLayer
 from tasks.numerics.formats import NumberFormat
@@ -37,7 +38,7 @@ class RangeWatch:
     def __init__(self, texts: int) -> None:
         """Watch so many texts."""
         self._texts = texts
-        self._mask: torch.Tensor | None = None
+        self._tokens = 0
         self._cases: NDArray[np.intp] = np.zeros(0, np.intp)
         self.reach: dict[str, float] = {}
         self.histograms: dict[str, ExponentHistogram] = {}
@@ -55,20 +56,14 @@ class RangeWatch:
             np.stack([self._amax[name] for name in sites], 1) if sites else empty,
         )
 
-    def reading(self, cases: Sequence[int], mask: torch.Tensor) -> None:
-        """Say which texts the next call reads, and which of its tokens are no padding.
+    def reading(self, cases: Sequence[int], tokens: int) -> None:
+        """Say which texts the next call reads.
 
         Args:
             cases: Places of the texts, [batch].
-            mask: [batch, tokens].
+            tokens: That each of them has.
         """
-        self._cases, self._mask = np.asarray(cases, np.intp), mask
-
-    def reading_windows(self, cases: Sequence[int], tokens: int) -> None:
-        """Say which windows without padding the next call reads, all of so many tokens."""
-        import torch
-
-        self.reading(cases, torch.ones((len(cases), tokens), dtype=torch.bool))
+        self._cases, self._tokens = np.asarray(cases, np.intp), tokens
 
     @contextmanager
     def watching(
@@ -102,14 +97,13 @@ class RangeWatch:
 
     def _see(self, full: str, values: torch.Tensor) -> None:
         wide = values.detach().float()
-        mask = None if self._mask is None else self._mask.to(wide.device)
-        if mask is None or wide.shape[:-1] != mask.shape:  # an expert's tokens, of several texts
-            self.histograms[full] += ExponentHistogram.of(wide.cpu().numpy())
+        self.histograms[full] += ExponentHistogram.of(wide.cpu().numpy())
+        known = by_text(wide, len(self._cases), self._tokens)
+        if known is None:
             self._fraction[full][self._cases] = np.nan
             self._amax[full][self._cases] = np.nan
             return
-        self.histograms[full] += ExponentHistogram.of(wide[mask].cpu().numpy())
-        sizes = wide.abs() * mask[..., None]
-        above = (sizes > self.reach[full]).sum((1, 2)) / (mask.sum(1) * wide.shape[-1])
+        sizes = known.abs()
+        above = (sizes > self.reach[full]).double().mean((1, 2))
         self._fraction[full][self._cases] = above.cpu().numpy()
         self._amax[full][self._cases] = sizes.amax((1, 2)).cpu().numpy()

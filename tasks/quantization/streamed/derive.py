@@ -310,7 +310,7 @@ class _Derivation:
         first = 0
         for part in self._split(hidden):
             if watched is not None:
-                watched.reading_windows(range(first, first + len(part)), part.shape[1])
+                watched.reading(range(first, first + len(part)), part.shape[1])
                 first += len(part)
             part.copy_(self._decoder.run(layer, part, self._calls[_size(part)][layer]))
 
