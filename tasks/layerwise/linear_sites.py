@@ -33,8 +33,9 @@ class LinearSite:
 
     @property
     def name(self) -> str:
-        """Return what reports call it."""
-        return "+".join(reader.rpartition(".")[2] for reader in self.readers)
+        """Return what reports call it: no other site of the layer has this name."""
+        first, *others = self.readers
+        return "+".join([first, *(reader.rpartition(".")[2] for reader in others)])
 
 
 def linear_sites(layer: nn.Module) -> Sequence[LinearSite]:

@@ -6,19 +6,20 @@ weights for as long as it is needed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from infra.errors import BadInput
 from infra.settings import settings
+from tasks.models.checkpoints.names import require_names
 from tasks.models.checkpoints.stored import CheckpointTensors
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,19 +52,18 @@ class StreamedDecoder:
                 not a list of modules.
         """
         import torch
-        from transformers import AutoConfig, AutoModelForCausalLM
+        from transformers import AutoModelForCausalLM
 
         self._stored, self.device = stored, torch.device(device)
+        config = read_config(stored)
         try:
-            config = AutoConfig.from_pretrained(stored.folder, local_files_only=True)
             with torch.device("meta"):
-                model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
+                model = AutoModelForCausalLM.from_config(config)
         except (ValueError, KeyError, OSError) as exc:
-            raise BadInput(
-                f"{stored.folder / 'config.json'} names no causal language model ({exc})"
-            ) from exc
+            raise _no_model(stored, exc) from exc
         self.model: PreTrainedModel = model.eval().requires_grad_(False)
         self._prefix, self._layers = _found_layers(self.model, config.num_hidden_layers)
+        self._returns_tuple = False
         outside = [
             name for name, _ in self.model.named_parameters() if not name.startswith(self._prefix)
         ]
@@ -71,6 +71,8 @@ class StreamedDecoder:
             stored
         )
         names = [name for name in outside if not (tied and name == "lm_head.weight")]
+        inside = [name for layer in range(self.layers) for name in self.parameters_of(layer)]
+        require_names(self.model, [*names, *inside], stored.names)
         kind = stored.tensor(names[0]).dtype
         self.dtype, self.stored_item = dtype or kind, kind.itemsize
         self.outside = names
@@ -80,6 +82,11 @@ class StreamedDecoder:
         self._compute_buffers()
 
     @property
+    def kind(self) -> str:
+        """What its configuration calls its family."""
+        return str(self.model.config.model_type)
+
+    @property
     def words(self) -> int:
         """How many tokens have an embedding."""
         return int(self.model.get_input_embeddings().weight.shape[0])
@@ -87,8 +94,7 @@ class StreamedDecoder:
     @property
     def positions(self) -> int | None:
         """How many tokens of a text it has positions for; None: its configuration does not say."""
-        found = getattr(self.model.config, "max_position_embeddings", None)
-        return int(found) if found else None
+        return positions_in(self.model.config)
 
     @property
     def outside_size(self) -> int:
@@ -178,23 +184,19 @@ class StreamedDecoder:
         import torch
 
         calls: list[LayerCall] = []
-        first: list[torch.Tensor] = []
+        seen: list[torch.Tensor] = []
 
-        def record(hidden: torch.Tensor, *positional: Any, **named: Any) -> torch.Tensor:
-            first.append(hidden) if not first else None
+        def record(hidden: torch.Tensor, *positional: Any, **named: Any) -> Any:
+            seen.append(hidden)
             calls.append(LayerCall(positional, named))
-            return hidden
+            return self._returned(hidden)
 
-        own = [layer.forward for layer in self._layers]
-        for layer in self._layers:
-            layer.forward = record
-        try:
-            with torch.no_grad():
-                self.model.base_model(input_ids=ids.to(self.device), use_cache=False)
-        finally:
-            for layer, forward in zip(self._layers, own, strict=True):
-                layer.forward = forward
-        return first[0], calls
+        with self._every_layer(record), torch.no_grad():
+            self.model.base_model(input_ids=ids.to(self.device), use_cache=False)
+        if any(hidden.shape != seen[0].shape for hidden in seen) and not self._returns_tuple:
+            self._returns_tuple = True  # the family takes the first part of what a layer returns
+            return self.begin(ids)
+        return seen[0], calls
 
     def run(self, layer: int, hidden: torch.Tensor, call: LayerCall) -> torch.Tensor:
         """Return what a loaded layer makes of hidden states."""
@@ -206,14 +208,53 @@ class StreamedDecoder:
         return found
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Return logits [..., tokens, vocabulary], float32, of what the last layer left."""
+        """Return logits [..., tokens, vocabulary], float32, of what the last layer left.
+
+        The family's own code computes them: what it does behind its layers is more than a norm.
+        """
         import torch
 
-        with torch.no_grad():
-            norm = _last_norm(self.model.base_model)
-            head = self.model.get_output_embeddings()
-            made: torch.Tensor = head(norm(hidden)).float()
-        return made
+        states = hidden.reshape(-1, *hidden.shape[-2:])
+        tokens = torch.zeros(states.shape[:-1], dtype=torch.long, device=self.device)
+        passed = self._returned(states)
+        with self._every_layer(lambda *_, **__: passed), torch.no_grad():
+            made: torch.Tensor = self.model(input_ids=tokens, use_cache=False).logits.float()
+        return made.reshape(*hidden.shape[:-1], -1)
+
+    def whole(self, ids: torch.Tensor) -> torch.Tensor:
+        """Return logits [texts, tokens, vocabulary], float32, as the family computes them.
+
+        Each layer has its weights for as long as it is called. This is what layers that are run one
+        by one are held against.
+
+        Args:
+            ids: Of texts without padding, [texts, tokens].
+        """
+        import torch
+
+        with ExitStack() as changed, torch.no_grad():
+            for number, layer in enumerate(self._layers):
+                changed.enter_context(_computing(layer, self._loading(number, layer.forward)))
+            made: torch.Tensor = self.model(input_ids=ids.to(self.device), use_cache=False).logits
+        return made.float()
+
+    def _loading(self, number: int, own: Callable[..., Any]) -> Callable[..., Any]:
+        def load(*positional: Any, **named: Any) -> Any:
+            with self.loaded(number, self.original(number)):
+                return own(*positional, **named)
+
+        return load
+
+    def _returned(self, hidden: torch.Tensor) -> Any:
+        return (hidden,) if self._returns_tuple else hidden
+
+    @contextmanager
+    def _every_layer(self, compute: Callable[..., Any]) -> Iterator[None]:
+        """Let every layer compute something else while the context lasts."""
+        with ExitStack() as changed:
+            for layer in self._layers:
+                changed.enter_context(_computing(layer, compute))
+            yield
 
     def _moved(self, tensor: torch.Tensor) -> torch.Tensor:
         return tensor.to(self.device, self.dtype)
@@ -229,12 +270,39 @@ class StreamedDecoder:
             if value is None or value.shape != wanted.shape:
                 raise BadInput(
                     f"{self.model.config.model_type} computes {name} when it is built, which cannot"
-                    " be made for one layer at a time: use `requant model add`"
+                    " be made for one layer at a time: it does not work as a checkpoint"
                 )
             parent, _, leaf = name.rpartition(".")
             self.model.get_submodule(parent).register_buffer(
                 leaf, value.to(self.device), persistent=False
             )
+
+
+def read_config(stored: CheckpointTensors) -> PreTrainedConfig:
+    """Return a checkpoint's configuration as transformers reads it.
+
+    Raises:
+        BadInput: It names no model that transformers knows.
+    """
+    from transformers import AutoConfig
+
+    try:
+        found: PreTrainedConfig = AutoConfig.from_pretrained(stored.folder, local_files_only=True)
+    except (ValueError, KeyError, TypeError, OSError) as exc:
+        raise _no_model(stored, exc) from exc
+    return found
+
+
+def positions_in(config: PreTrainedConfig) -> int | None:
+    """Return how many tokens of a text a model has positions for; None where it does not say."""
+    names = ("max_position_embeddings", "max_seq_len")
+    found = next((getattr(config, name) for name in names if getattr(config, name, None)), None)
+    return int(found) if found else None
+
+
+def _no_model(stored: CheckpointTensors, exc: Exception) -> BadInput:
+    line = " ".join(str(exc).split())[:300]
+    return BadInput(f"config.json names no causal language model that transformers knows ({line})")
 
 
 def device_here() -> str:
@@ -278,13 +346,15 @@ def _found_layers(model: PreTrainedModel, count: int) -> tuple[str, Any]:
     )
 
 
-def _last_norm(base: nn.Module) -> nn.Module:
-    """Return what stands between the last layer and the head."""
-    from torch import nn
-
-    names = ("norm", "final_layernorm", "ln_f", "final_layer_norm")
-    found = next((getattr(base, name) for name in names if hasattr(base, name)), None)
-    return found if isinstance(found, nn.Module) else nn.Identity()
+@contextmanager
+def _computing(module: nn.Module, compute: Callable[..., Any]) -> Iterator[None]:
+    """Let a module compute something else while the context lasts."""
+    own = module.forward
+    module.forward = compute
+    try:
+        yield
+    finally:
+        module.forward = own
 
 
 def _assign(module: nn.Module, parameters: Mapping[str, torch.Tensor]) -> None:

@@ -14,11 +14,13 @@ from tasks.models.checkpoints.carried import CarriedCheckpoint
 from tasks.models.checkpoints.decoder import StreamedDecoder
 from tasks.models.checkpoints.index_graph import index_of
 from tasks.models.checkpoints.stored import CONFIG, StoredCheckpoint
-from tasks.models.language.inputs import LanguageInputs, padded
+from tasks.models.language.inputs import EncodedText, LanguageInputs
 
 if TYPE_CHECKING:
     import torch
 
+SAME = {4: 1e-4, 2: 2e-2}
+"""What logits may differ by, relative to their size, by the bytes of a number."""
 BESIDE = (
     "tokenizer",
     "special_tokens",
@@ -55,14 +57,13 @@ def taken_in(folder: Path) -> onnx.ModelProto:
 def require_readable(
     index: onnx.ModelProto, inputs: LanguageInputs, texts: Sequence[str], where: str
 ) -> None:
-    """Read some texts layer by layer, as every later run will.
+    """Read some texts layer by layer, as every later run will, and as the family's own code does.
 
     Raises:
-        BadInput: transformers knows no such model, a weight or a result is not finite, or the
+        BadInput: transformers knows no such model, its layers cannot be run one by one to the same
+            logits, none of them can be quantized, a weight or a result is not finite, or the
             tokenizer has tokens that the model has no embedding for.
     """
-    import torch
-
     decoder = StreamedDecoder(CarriedCheckpoint(index))
     if inputs.vocabulary > decoder.words:
         raise BadInput(
@@ -74,18 +75,66 @@ def require_readable(
             f"input.max_length is {inputs.max_length}, and {where} has {decoder.positions} "
             "positions: lower it"
         )
-    rows, _ = padded([reading.ids for reading in inputs.read(texts)])
-    hidden, calls = decoder.begin(torch.from_numpy(rows))
-    for layer in range(decoder.layers):
-        with decoder.loaded(layer, decoder.original(layer)):
-            hidden = decoder.run(layer, hidden, calls[layer])
-        return_freed()
-    if not all(bool(torch.isfinite(_last(decoder, row)).all()) for row in hidden):
+    require_exact(decoder, inputs.read(texts), where)
+
+
+def require_exact(decoder: StreamedDecoder, readings: Sequence[EncodedText], where: str) -> None:
+    """Hold layers that are run one by one against the family's own code, on some texts.
+
+    Raises:
+        BadInput: As `require_readable`, of the model.
+    """
+    import torch
+
+    _require_linear(decoder)
+    for reading in readings:
+        ids = torch.tensor([reading.ids])
+        whole, layered = _whole(decoder, ids), _layered(decoder, ids)
+        if not bool(torch.isfinite(whole).all()):
+            raise BadInput(
+                f"source: {where} reads its first golden cases as NaN or infinity in "
+                f"{decoder.dtype}: bring the weights in another type"
+            )
+        lost = float((layered - whole).norm() / whole.norm().clamp(min=1e-30))
+        if not lost < SAME[decoder.dtype.itemsize]:
+            raise BadInput(
+                f"source: {decoder.kind} read one decoder layer at a time gives other logits than "
+                f"read as a whole (they differ by {lost:.1%}): it does not work as a checkpoint"
+            )
+
+
+def _require_linear(decoder: StreamedDecoder) -> None:
+    from torch import nn
+
+    parts = (part for layer in range(decoder.layers) for part in decoder.module(layer).modules())
+    if not any(isinstance(part, nn.Linear) for part in parts):
         raise BadInput(
-            f"source: {where} reads its first golden cases as NaN or infinity in {decoder.dtype}: "
-            "bring the weights in another type"
+            f"source: the decoder layers of {decoder.kind} have no linear layer of torch, so that "
+            "nothing of it is quantized as a checkpoint: name targets that take a graph"
         )
 
 
-def _last(decoder: StreamedDecoder, hidden: torch.Tensor) -> torch.Tensor:
-    return decoder.logits(hidden[-1:])
+def _whole(decoder: StreamedDecoder, ids: torch.Tensor) -> torch.Tensor:
+    try:
+        return decoder.whole(ids)
+    except (TypeError, ValueError, RuntimeError, AttributeError, IndexError) as exc:
+        line = " ".join(str(exc).split())[:200]
+        raise BadInput(
+            f"source: transformers' code of {decoder.kind} cannot be run here ({line})"
+        ) from exc
+
+
+def _layered(decoder: StreamedDecoder, ids: torch.Tensor) -> torch.Tensor:
+    try:
+        hidden, calls = decoder.begin(ids)
+        for layer in range(decoder.layers):
+            with decoder.loaded(layer, decoder.original(layer)):
+                hidden = decoder.run(layer, hidden, calls[layer])
+            return_freed()
+        return decoder.logits(hidden)
+    except (TypeError, ValueError, RuntimeError, AttributeError, IndexError) as exc:
+        line = " ".join(str(exc).split())[:200]
+        raise BadInput(
+            f"source: {decoder.kind} cannot be read one decoder layer at a time ({line}): it does "
+            "not work as a checkpoint"
+        ) from exc

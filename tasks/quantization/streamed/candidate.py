@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
@@ -18,7 +18,7 @@ from infra.errors import BadInput
 from tasks.layerwise.quantized import kinds_of
 from tasks.layerwise.watching import RangeWatch
 from tasks.models.checkpoints.carried import CarriedCheckpoint
-from tasks.models.checkpoints.decoder import device_here
+from tasks.models.checkpoints.decoder import device_here, positions_in, read_config
 from tasks.models.checkpoints.index_graph import index_of
 from tasks.models.checkpoints.registering import files_beside
 from tasks.models.checkpoints.stored import CONFIG, every_tensor
@@ -77,7 +77,7 @@ def derive_candidate(
     """
     if not recipe.quantized:
         return _files(original.index, RangeWatch(0), recipe, origin, None)
-    windows, _ = calibration_windows(inputs, requests, original.config)
+    windows, _ = calibration_windows(inputs, requests, positions_in(read_config(original)))
     watched = RangeWatch(len(windows))
     made = derive(
         original,
@@ -95,7 +95,7 @@ def derive_candidate(
 
 
 def calibration_windows(
-    inputs: LanguageInputs, requests: Sequence[Request], config: Mapping[str, Any]
+    inputs: LanguageInputs, requests: Sequence[Request], positions: int | None
 ) -> tuple[torch.Tensor, tuple[str, ...]]:
     """Return texts as windows of one length without padding, [windows, tokens], and their groups.
 
@@ -105,7 +105,7 @@ def calibration_windows(
     Args:
         inputs: How the model reads texts.
         requests: The calibration set; a group is a language, or a domain where that is unknown.
-        config: The checkpoint's, which tells how many positions there are.
+        positions: That the model has; None: any number.
 
     Raises:
         BadInput: There are none.
@@ -118,8 +118,7 @@ def calibration_windows(
     joined: dict[str, list[int]] = {}
     for request, reading in zip(requests, readings, strict=True):
         joined.setdefault(_group(request), []).extend(reading.ids)
-    positions = int(config.get("max_position_embeddings") or WINDOW)
-    tokens = min(WINDOW, positions, max(map(len, joined.values())))
+    tokens = min(WINDOW, positions or WINDOW, max(map(len, joined.values())))
     rows, groups = [], []
     for group, ids in joined.items():
         count = math.ceil(len(ids) / tokens)

@@ -141,7 +141,7 @@ def exact_folds(
     exact = run(parameters)
     found = set()
     for site in sites:
-        if site.before is None:
+        if site.before is None or f"{site.before}.weight" not in parameters:
             continue
         changed = dict(parameters)
         inputs = changed[f"{site.readers[0]}.weight"].shape[1]

@@ -87,6 +87,11 @@ class LayerQuantizer:
             view, by = views.get(site.name), scales.get(site.name)
             names = [name for name in site.readers if self._takes(layer, name)]
             rounded = self._rounded(_stacked(parameters, names), view, by)
+            if isinstance(scheme.activation, Static) and view is not None and not view.seen:
+                raise BadInput(
+                    f"no text of the calibration set reaches {self._decoder.prefix(layer)}"
+                    f"{names[0]}, so that it has no static range: ask for a recipe without any"
+                )
             input_scale = input_scale_of(scheme.activation, view, by)
             blocks, inputs = rounded.scales.shape[1], rounded.values.shape[1]
             at = 0

@@ -41,7 +41,7 @@ class SiteView:
     def __init__(self, wanted: Wanted, tokens: int, ceiling: float = math.inf) -> None:
         self._wanted, self._ceiling = wanted, ceiling
         self._every = max(tokens // ROWS, 1)
-        self._seen = 0
+        self.seen = 0  # tokens
         self._waiting: Callable[[], Counted] | None = None
         self._histogram = ExponentHistogram.empty()
         self._low: NDArray[np.float32] | None = None
@@ -59,12 +59,12 @@ class SiteView:
             on_host = flat.float().numpy() if not flat.is_cuda else flat
             self._waiting = start(on_host, -1)
         if self._wanted.rows:
-            offset = -self._seen % self._every
+            offset = -self.seen % self._every
             self._rows.append(flat[offset :: self._every].float())
         if self._wanted.gram:
             added = _gram(flat)
             self.gram = added if self.gram is None else self.gram.add_(added)
-        self._seen += len(flat)
+        self.seen += len(flat)
 
     @property
     def rows(self) -> torch.Tensor:

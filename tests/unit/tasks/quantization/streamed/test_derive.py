@@ -173,8 +173,8 @@ def test_layers_whose_folds_are_not_exact_are_named(tmp_path: Path) -> None:
     model.save_pretrained(tmp_path / "gemma")
     made = derived(tmp_path / "gemma", tmp_path / "out", "int8-smooth")
     assert made.unsmoothed == (
-        "model.layers.0.q_proj+k_proj+v_proj",
-        "model.layers.0.gate_proj+up_proj",
+        "model.layers.0.self_attn.q_proj+k_proj+v_proj",
+        "model.layers.0.mlp.gate_proj+up_proj",
     )
 
 

@@ -1,0 +1,153 @@
+"""Families whose code does more than a norm and a head behind its layers, or other than Llama's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+
+from infra.errors import BadInput
+from tasks.layerwise.batches import begin
+from tasks.models.checkpoints.decoder import StreamedDecoder
+from tasks.models.checkpoints.registering import require_exact
+from tasks.models.checkpoints.stored import StoredCheckpoint
+from tasks.models.language.inputs import EncodedText
+from tasks.quantization.recipe.catalog import find_recipe
+from tasks.quantization.streamed.derive import derive
+
+WORDS = 60
+SHAPE: dict[str, Any] = {
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 32,
+}
+LONG = {
+    "rope_type": "longrope",
+    "short_factor": [1.0] * 4,
+    "long_factor": [2.0] * 4,
+    "rope_theta": 1e4,
+    "original_max_position_embeddings": 8,
+}
+EXPERTS = {"num_local_experts": 2, "num_experts_per_tok": 1}
+FAMILIES: dict[str, dict[str, Any]] = {
+    "OPT": {  # narrow embeddings, and what widens and narrows them
+        "hidden_size": 16,
+        "ffn_dim": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "max_position_embeddings": 32,
+        "word_embed_proj_dim": 8,
+        "do_layer_norm_before": False,
+    },
+    "Cohere": {**SHAPE, "logit_scale": 0.25},
+    "Gemma2": {
+        **SHAPE,
+        "head_dim": 8,
+        "sliding_window": 4,
+    },  # caps logits; not by torch's attention
+    "Bloom": {"hidden_size": 16, "n_layer": 2, "n_head": 2},  # ALiBi
+    "Phi3": {**SHAPE, "original_max_position_embeddings": 8, "rope_parameters": LONG},
+    "Olmo": SHAPE,  # norms without weights
+}
+
+
+def write(folder: Path, family: str, shape: dict[str, Any]) -> Path:
+    torch.manual_seed(0)
+    special = {"vocab_size": WORDS, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
+    config = getattr(transformers, f"{family}Config")(**special, **shape)
+    head = "LMHeadModel" if family == "GPT2" else "ForCausalLM"
+    model = getattr(transformers, family + head)(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape))
+    model.save_pretrained(folder)
+    return folder
+
+
+def texts() -> list[EncodedText]:
+    rng = np.random.default_rng(0)
+    return [EncodedText(rng.integers(1, WORDS, length).tolist()) for length in (3, 5, 5, 7, 12, 20)]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_layers_read_one_by_one_give_the_familys_own_logits(tmp_path: Path, family: str) -> None:
+    write(tmp_path, family, FAMILIES[family])
+    decoder, readings = StreamedDecoder(StoredCheckpoint(tmp_path)), texts()
+    own = transformers.AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+    batches = begin(decoder, readings)
+    for layer in range(decoder.layers):
+        with decoder.loaded(layer, decoder.original(layer)):
+            for batch in batches:
+                batch.read(decoder, layer)
+    for batch in batches:
+        for row, case in enumerate(batch.cases):
+            ids = torch.tensor([readings[case].ids])
+            with torch.no_grad():
+                wanted = own(ids).logits
+            torch.testing.assert_close(decoder.logits(batch.hidden[[row]]), wanted)
+            torch.testing.assert_close(decoder.whole(ids), wanted)
+
+
+def test_norms_without_weights_take_no_smoothing_scales(tmp_path: Path) -> None:
+    source = write(tmp_path / "olmo", "Olmo", SHAPE)
+    windows = torch.randint(1, WORDS, (4, 16), generator=torch.Generator().manual_seed(0))
+    made = derive(
+        StoredCheckpoint(source), tmp_path / "out", find_recipe("int8-smooth"), calibration=windows
+    )
+    assert "model.layers.0.self_attn.q_proj+k_proj+v_proj" in made.unsmoothed
+    assert made.quantized == 14
+
+
+@pytest.mark.parametrize(
+    ("family", "shape", "said"),
+    [
+        ("Mixtral", {**SHAPE, **EXPERTS}, "makes of .*experts.0.* when it loads a whole model"),
+        ("GPTNeoX", {**SHAPE, "num_key_value_heads": None}, "holds embed_out.weight that gpt_neox"),
+        ("GPT2", {"n_embd": 16, "n_layer": 2, "n_head": 2}, "no linear layer of torch"),
+    ],
+)
+def test_what_does_not_work_as_a_checkpoint_is_refused(
+    tmp_path: Path, family: str, shape: dict[str, Any], said: str
+) -> None:
+    write(tmp_path, family, shape)
+    with pytest.raises(BadInput, match=said):
+        require_exact(StreamedDecoder(StoredCheckpoint(tmp_path)), texts(), where="x")
+
+
+def test_names_of_an_older_transformers_are_told(tmp_path: Path) -> None:
+    file = write(tmp_path, "Bloom", FAMILIES["Bloom"]) / "model.safetensors"
+    old = {name.removeprefix("transformer."): value for name, value in load_file(file).items()}
+    save_file(old, file, metadata={"format": "pt"})
+    with pytest.raises(BadInput, match=r"names without 'transformer\.': load it"):
+        StreamedDecoder(StoredCheckpoint(tmp_path))
+
+
+def test_layers_that_depend_on_what_is_between_them_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a family whose loop over its layers adds something would be."""
+    from transformers.models.llama.modeling_llama import LlamaModel
+
+    own = LlamaModel.forward
+
+    def forward(self: Any, *positional: Any, **named: Any) -> Any:
+        layers = list(self.layers)
+        hook = layers[0].register_forward_hook(lambda *parts: parts[-1] + 1.0)
+        try:
+            return own(self, *positional, **named)
+        finally:
+            hook.remove()
+
+    decoder = StreamedDecoder(StoredCheckpoint(write(tmp_path, "Llama", SHAPE)))
+    require_exact(decoder, texts(), where="x")
+    monkeypatch.setattr(LlamaModel, "forward", forward)
+    with pytest.raises(BadInput, match="gives other logits than read as a whole"):
+        require_exact(decoder, texts(), where="x")
