@@ -32,6 +32,9 @@ class BoundedHttp(HttpToolsProtocol):
     """Of a head, and of whatever else may come without a piece of a body."""
     write_s = 60.0
     """Seconds in which a client has to take something of what is sent."""
+    linger_s = 1.0
+    """Seconds for which what a refused client still sends is thrown away: a connection that is
+    closed over unread bytes is reset, and the answer may be lost."""
 
     _late: TimerHandle | None = None
     _stuck: TimerHandle | None = None
@@ -55,19 +58,20 @@ class BoundedHttp(HttpToolsProtocol):
         """Read what came; of a connection that was refused nothing."""
         if self._unfit:
             return
-        if not self._whole:
-            self._began = True
-            self._expect()
+        self._began = self._began or not self._whole
         self._size += len(data)
         super().data_received(data)
-        if self._size > self.most_bytes and not self._unfit:
+        if self._unfit:
+            return
+        if self._size > self.most_bytes:
             self._refuse_size()
+        elif self._began and not self._whole:  # most heads come at once, and need no time
+            self._expect()
 
     def on_message_begin(self) -> None:
         """Begin a head, which may follow a whole request in the same bytes."""
         super().on_message_begin()
         self._began = True
-        self._expect()
 
     def on_headers_complete(self) -> None:
         """Begin to answer; a head that is too large is refused, and the parser is told so."""
@@ -150,6 +154,11 @@ class BoundedHttp(HttpToolsProtocol):
             cycle.message_event.set()
         if not answering or not (self.pipeline or cycle.response_started):
             self.transport.write(_rendered(status, sentence))
+            if self.transport.can_write_eof():
+                self.transport.write_eof()
+                self.flow.resume_reading()
+                self._late = self.loop.call_later(self.linger_s, self._close)
+                return
         self._close()
 
     def _close(self) -> None:
