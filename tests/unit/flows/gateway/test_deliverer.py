@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from flows.gateway.follower import Follower
 from flows.gateway.steering import deliverer as module
 from flows.gateway.steering.deliverer import Deliverer
 from infra.errors import Unavailable
@@ -160,3 +161,91 @@ def test_a_gateway_that_starts_again_does_not_promote_what_a_person_rolled_back(
     watching(FakeReleases())[1].look()
     assert newest().outcome == "superseded"
     assert [entry.version for entry in journal.read("m") if entry.kind in REIGNS][-1] == "1"
+
+
+class Away:
+    """A ledger that cannot be reached."""
+
+    def read(self) -> tuple[LedgerEntry, ...]:
+        raise Unavailable("the store does not answer")
+
+
+def test_while_the_ledger_is_away_shares_stay_and_the_alert_is_on(workspace: Settings) -> None:
+    begun()
+    endpoint, deliverer = watching(FakeReleases())
+    opened: Any = FakeReleases()
+    follower, away = Follower(endpoint, opened), Away()
+    follower.look()
+    deliverer.look()
+    trial = endpoint.steering.trial
+    assert trial is not None
+
+    def refused() -> bool:
+        line = b'requant_gateway_head_refused{model="m"} 1.0'
+        return line in endpoint.metrics.exposition()
+
+    ledgers = follower._journal, deliverer._journal
+    follower._journal = deliverer._journal = away  # type: ignore[assignment]
+    follower.look()
+    with pytest.raises(Unavailable):
+        deliverer.look()
+    assert endpoint.steering.trial is trial
+    assert endpoint.release is BASE
+    assert refused()
+    follower._journal, deliverer._journal = ledgers
+    reign(EntryKind.PROMOTED, CANDIDATE, "ann")
+    follower.look()  # at once: nothing was tried in vain
+    assert endpoint.release is CANDIDATE
+    assert not refused()
+    deliverer.look()
+    assert newest().outcome == "superseded"
+
+
+def test_a_champion_that_cannot_be_opened_does_not_delay_the_next(workspace: Settings) -> None:
+    begun()
+    endpoint, _ = watching(FakeReleases())
+    opened: Any = FakeReleases(opens=False)
+    follower = Follower(endpoint, opened)
+    reign(EntryKind.PROMOTED, CANDIDATE)
+    for _ in range(2):
+        follower.look()
+        assert endpoint.release is BASE
+        assert "none of its engines runs here" in endpoint.reason
+    opened.opens = True
+    follower.look()
+    assert endpoint.release is BASE, "the same one is tried again after a while"
+    reign(EntryKind.PROMOTED, release("3"))
+    follower.look()
+    assert endpoint.release is CANDIDATE, "what these releases open for any other version"
+
+
+def test_a_ledger_that_is_gone_is_told_and_what_answers_does_so_on(workspace: Settings) -> None:
+    begun()
+    endpoint, _ = watching(FakeReleases())
+    opened: Any = FakeReleases()
+    follower = Follower(endpoint, opened)
+    follower.look()
+    held = workspace.root / "store" / "ledger"
+    held.rename(workspace.root / "elsewhere")
+    follower.look()
+    assert endpoint.release is BASE
+    assert "has 0 entries, and had 2" in endpoint.reason
+    (workspace.root / "elsewhere").rename(held)
+    follower.look()
+    assert not endpoint.reason
+
+
+def test_two_gateways_come_to_one_champion(workspace: Settings) -> None:
+    begun(steps=1)
+    first, second = (watching(FakeReleases()) for _ in range(2))
+    for _, deliverer in (first, second):
+        deliverer.look()
+    assert [entry.version for entry in journal.read("m") if entry.kind in REIGNS] == ["1", "2"]
+    for endpoint, _ in (first, second):
+        endpoint.publish(CANDIDATE)
+        trial: Any = endpoint.steering.trial
+        trial.observer.notes.add(ERRORS, *[0.0] * 200)
+    for _, deliverer in (first, second):
+        deliverer.look()
+    assert newest().outcome == "aborted"
+    assert [entry.version for entry in journal.read("m") if entry.kind in REIGNS] == ["1", "2", "1"]

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
 import pytest
 
 from infra.errors import Unavailable
+from infra.gateway.batching import DynamicBatcher
 from infra.gateway.capture import Capture, ServedExchange, bytes_of
+from infra.gateway.endpoint import Endpoint
 from infra.gateway.metrics import GatewayMetrics
+from infra.gateway.release import ServedRelease
+from infra.gateway.wire.signature import GraphSignature
+
+NOTHING: Any = None
+RELEASE = ServedRelease("m", "1", "d", "t", NOTHING, GraphSignature((), (), False), NOTHING)
 
 
 class Store:
@@ -129,3 +137,25 @@ def test_the_rest_is_stored_at_the_end_or_counted_as_lost() -> None:
     store.fails = True
     lost.close()
     assert count(metrics, "failed") == 1
+
+
+def test_a_tenth_is_a_tenth_by_the_counters_and_each_input_has_an_outcome() -> None:
+    metrics, store = GatewayMetrics(), list[ServedExchange]()
+
+    def kept(batch: Sequence[ServedExchange]) -> int:
+        store.extend(batch)
+        return 0
+
+    sample = Capture("m", kept, metrics, fraction=0.1, most=900)
+    endpoint = Endpoint("m", DynamicBatcher("m", metrics), metrics, capture=sample)
+    asked, rows = 4000, ["first", "second", "third"]
+    for _ in range(asked):
+        endpoint.sample(RELEASE, rows, {"tenant": "acme"}, "the same id", 1.0)
+    sample.flush()
+    lines = metrics.exposition().decode().splitlines()
+    name = 'requant_gateway_sampled_requests_total{model="m"} '
+    (sampled,) = (float(line.removeprefix(name)) for line in lines if line.startswith(name))
+    assert sampled == pytest.approx(asked / 10, abs=6 * (asked * 0.09) ** 0.5)
+    assert count(metrics, "stored") == len(store) == 900
+    assert count(metrics, "stored") + count(metrics, "full") == sampled * len(rows)
+    assert len({exchange.request_id for exchange in store}) == 900
