@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from flows.gateway.steering.guardian import Guardian
 from flows.gateway.steering.opening import OpenReleases
 from flows.gateway.steering.tiers import Tiers
-from infra.errors import RequantError, Unavailable
+from infra.errors import RequantError
 from infra.gateway.endpoint import Endpoint
 from infra.gateway.release import ServedRelease
 from tasks.promotion import ledger
@@ -58,7 +58,6 @@ class Follower:
         self._guardian = Guardian(endpoint)
         self._tiers = Tiers(endpoint, self._guardian, releases)
         self._replaced: tuple[ServedRelease, float] | None = None  # until when it is kept
-        self._entries = 0  # that the ledger had at the last look: it only grows
         self._tried = "", 0.0  # what was last to be served, and until when it is not tried again
         self.looked = threading.Event()
         self._ended = threading.Event()
@@ -81,7 +80,7 @@ class Follower:
         if self._replaced is not None and time.monotonic() > self._replaced[1]:
             self._replaced = None
         try:
-            entries = self._whole(self._journal.read())
+            entries = self._journal.read()
             champion = ledger.champion(entries)
             if champion is None or champion.release is None:
                 return
@@ -96,16 +95,6 @@ class Follower:
             if reason != self._endpoint.reason:  # told once, and not at each look
                 _log.warning("%s: %s", self._endpoint.model, error)
             self._endpoint.refuse(reason)
-
-    def _whole(self, entries: Sequence[LedgerEntry]) -> Sequence[LedgerEntry]:
-        """Return what was read; raises `Unavailable` where it is less than was read before."""
-        if len(entries) < self._entries:
-            raise Unavailable(
-                f"the ledger has {len(entries)} entries, and had {self._entries}: see that the "
-                "store is there and whole; after a restored backup, start the gateway again"
-            )
-        self._entries = len(entries)
-        return entries
 
     def _serve(self, champion: LedgerEntry, entries: Sequence[LedgerEntry]) -> None:
         """Open the champion and its tiers, and let it answer."""

@@ -219,22 +219,6 @@ def test_a_champion_that_cannot_be_opened_does_not_delay_the_next(workspace: Set
     assert endpoint.release is CANDIDATE, "what these releases open for any other version"
 
 
-def test_a_ledger_that_is_gone_is_told_and_what_answers_does_so_on(workspace: Settings) -> None:
-    begun()
-    endpoint, _ = watching(FakeReleases())
-    opened: Any = FakeReleases()
-    follower = Follower(endpoint, opened)
-    follower.look()
-    held = workspace.root / "store" / "ledger"
-    held.rename(workspace.root / "elsewhere")
-    follower.look()
-    assert endpoint.release is BASE
-    assert "has 0 entries, and had 2" in endpoint.reason
-    (workspace.root / "elsewhere").rename(held)
-    follower.look()
-    assert not endpoint.reason
-
-
 def test_two_gateways_come_to_one_champion(workspace: Settings) -> None:
     begun(steps=1)
     first, second = (watching(FakeReleases()) for _ in range(2))
