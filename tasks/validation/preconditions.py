@@ -8,13 +8,13 @@ second, and a ladder takes minutes.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from infra.errors import BadInput
-from tasks.metrics.generated_text import METRICS, why_not_run
+from tasks.metrics.generated_text import METRICS, SUITES, why_not_run
 from tasks.models.golden import positions
 from tasks.models.vision.classes import Classes
 from tasks.records import UNKNOWN, CaseKind, GateResult, GoldenSet, Request, Verdict
@@ -101,6 +101,7 @@ def weaknesses(
     lacking = [name for name in reach(meant, golden.cases).lacking if not name.endswith(UNKNOWN)]
     unrun = _unrun(spec, golden)
     failing = (*failing, unrun) if unrun else failing
+    failing = (*failing, *_unwritten(spec, golden))
     return (*failing, *([_unjudged(lacking, pool, "calibration pool")] if lacking else []))
 
 
@@ -111,6 +112,17 @@ def _unrun(spec: ModelSpec, golden: GoldenSet) -> str | None:
         return None
     reason = why_not_run()
     return f"{OF_PROGRAMS} cannot be judged: {reason}" if reason else None
+
+
+def _unwritten(spec: ModelSpec, golden: GoldenSet) -> Iterator[str]:
+    """Say which cases ask for an answer that nobody will write."""
+    asking = positions(golden.cases, *SUITES).tolist() if spec.is_checkpoint else []
+    if asking:
+        kinds = ", ".join(sorted({str(golden.cases[place].kind) for place in asking}))
+        yield (
+            f"{len(asking)} golden cases ask for an answer ({kinds}), which a checkpoint does not "
+            "write here: they are read as texts, and their answers are not judged"
+        )
 
 
 def _gates_of_full_precision(

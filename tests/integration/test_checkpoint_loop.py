@@ -198,6 +198,29 @@ def test_a_weight_that_was_changed_is_never_promoted_again(
     assert roll_back("large", None, "somebody", "a try", "request-2").version == "1"
 
 
+def test_no_gateway_takes_it_over(recalibrated: dict[str, Any]) -> None:
+    from flows.gateway.steering.ordering import deliver
+    from infra.errors import Refused
+
+    with pytest.raises(Refused, match="which no gateway serves"):
+        deliver("large", "1", "a try")
+
+
+def test_cases_whose_answers_nobody_writes_are_told(large: Settings) -> None:
+    from dataclasses import replace
+
+    from tasks.models.catalog import open_model
+    from tasks.validation.preconditions import weaknesses
+
+    model = open_model("large")
+    asking = [replace(case, kind=CaseKind.ANSWER, label="a") for case in model.golden.cases]
+    golden = replace(model.golden, cases=tuple(asking))
+    assert any(
+        "40 golden cases ask for an answer (answer)" in said
+        for said in weaknesses(model.spec, golden, None, model.pool)
+    )
+
+
 def test_a_checkpoint_that_was_killed_while_it_was_made_goes_on(
     large: Settings, recalibrated: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,6 +15,7 @@ from tasks.promotion.history import reference
 from tasks.promotion.ledger import EntryKind, LedgerEntry
 from tasks.promotion.serving import deliveries
 from tasks.records import ReleaseRef
+from tasks.specs.checkpoint import CHECKPOINT
 from tasks.specs.registration import current_spec
 
 
@@ -31,18 +32,24 @@ def deliver(model: str, version: str, reason: str) -> DeliveryView:
     """Let a version that waits for approval, or was champion before, take traffic over.
 
     Raises:
-        Refused: It neither waits nor was champion, or another delivery goes on.
+        Refused: It neither waits nor was champion, another delivery goes on, or no gateway serves
+            the model.
         NotFound: There is no such model.
         Tampered: A file of its bundle differs from its digest.
         NotAllowed: It waits, and who acts is no approver, or asked for it under four eyes.
     """
-    shares = current_spec(model).delivery_shares
+    spec = current_spec(model)
+    if spec.is_checkpoint:
+        raise Refused(
+            f"{model} stays a checkpoint (targets: {CHECKPOINT}), which no gateway serves: approve "
+            f"or roll back, then `requant publish vllm {model} --to FOLDER`"
+        )
     entries = journal.read(model)
     actor = _deliverer(model, entries, version)
     release = servable(_fit(model, entries, version))
     champion = ledger.champion(entries)
     base = champion.version if champion else None
-    journal.commit(model, deliveries.started, release, base, shares, actor, reason)
+    journal.commit(model, deliveries.started, release, base, spec.delivery_shares, actor, reason)
     projection.label_or_warn(model)
     return DeliveryView(model, version, "begun")
 
