@@ -56,6 +56,7 @@ def pretrained(
         model, info = kind.from_pretrained(
             str(folder),
             local_files_only=True,
+            trust_remote_code=False,
             attn_implementation=attention,
             dtype=torch.float32,
             output_loading_info=True,

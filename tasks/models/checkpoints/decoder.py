@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from infra.errors import BadInput
 from infra.settings import settings
-from tasks.models.checkpoints.names import require_names
+from tasks.models.checkpoints.names import require_names, require_tied
 from tasks.models.checkpoints.stored import CheckpointTensors
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class StreamedDecoder:
         config = read_config(stored)
         try:
             with torch.device("meta"):
-                model = AutoModelForCausalLM.from_config(config)
+                model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
         except (ValueError, KeyError, OSError) as exc:
             raise _no_model(stored, exc) from exc
         self.model: PreTrainedModel = model.eval().requires_grad_(False)
@@ -67,10 +67,8 @@ class StreamedDecoder:
         outside = [
             name for name, _ in self.model.named_parameters() if not name.startswith(self._prefix)
         ]
-        tied = bool(getattr(config, "tie_word_embeddings", False)) and "lm_head.weight" not in (
-            stored
-        )
-        names = [name for name in outside if not (tied and name == "lm_head.weight")]
+        tied: Mapping[str, str] = self.model.all_tied_weights_keys
+        names = [name for name in outside if name not in tied]
         inside = [name for layer in range(self.layers) for name in self.parameters_of(layer)]
         require_names(self.model, [*names, *inside], stored.names)
         kind = stored.tensor(names[0]).dtype
@@ -78,6 +76,7 @@ class StreamedDecoder:
         self.outside = names
         _assign(self.model, stored.read(names, self._moved))
         if tied:
+            require_tied(tied, stored)
             self.model.tie_weights()
         self._compute_buffers()
 
@@ -138,15 +137,11 @@ class StreamedDecoder:
         Raises:
             BadInput: One is missing, or holds NaN or infinity.
         """
-        import torch
-
         prefix = self.prefix(layer)
         read = self._stored.read(
             self.parameters_of(layer), lambda tensor: tensor.to(self.device, copy=True)
         )
-        for name, tensor in read.items():
-            if not bool(torch.isfinite(tensor.sum(dtype=torch.float64))):
-                raise BadInput(f"the weight {name} holds NaN or infinity: export it again")
+        _require_finite(read)
         return {name.removeprefix(prefix): tensor for name, tensor in read.items()}
 
     @contextmanager
@@ -161,7 +156,7 @@ class StreamedDecoder:
 
         module = self._layers[layer]
         given = {name: self._moved(value) if cast else value for name, value in parameters.items()}
-        _assign(module, given)
+        _assign(module, given, self.prefix(layer))
         del given
         try:
             yield module
@@ -256,6 +251,15 @@ class StreamedDecoder:
                 changed.enter_context(_computing(layer, compute))
             yield
 
+    def require_finite_outside(self) -> None:
+        """Pass where embeddings, last norm and head are finite.
+
+        Raises:
+            BadInput: One holds NaN or infinity.
+        """
+        parameters = dict(self.model.named_parameters())
+        _require_finite({name: parameters[name] for name in self.outside})
+
     def _moved(self, tensor: torch.Tensor) -> torch.Tensor:
         return tensor.to(self.device, self.dtype)
 
@@ -287,7 +291,9 @@ def read_config(stored: CheckpointTensors) -> PreTrainedConfig:
     from transformers import AutoConfig
 
     try:
-        found: PreTrainedConfig = AutoConfig.from_pretrained(stored.folder, local_files_only=True)
+        found: PreTrainedConfig = AutoConfig.from_pretrained(
+            stored.folder, local_files_only=True, trust_remote_code=False
+        )
     except (ValueError, KeyError, TypeError, OSError) as exc:
         raise _no_model(stored, exc) from exc
     return found
@@ -357,10 +363,24 @@ def _computing(module: nn.Module, compute: Callable[..., Any]) -> Iterator[None]
         module.forward = own
 
 
-def _assign(module: nn.Module, parameters: Mapping[str, torch.Tensor]) -> None:
-    """Put tensors in the place of parameters."""
+def _require_finite(parameters: Mapping[str, torch.Tensor]) -> None:
+    import torch
+
+    for name, tensor in parameters.items():
+        if not bool(torch.isfinite(tensor.sum(dtype=torch.float64))):
+            raise BadInput(f"the weight {name} holds NaN or infinity: export it again")
+
+
+def _assign(module: nn.Module, parameters: Mapping[str, torch.Tensor], prefix: str = "") -> None:
+    """Put tensors in the place of parameters; `prefix` is before their names in the checkpoint."""
     from torch import nn
 
     for name, value in parameters.items():
         parent, _, leaf = name.rpartition(".")
-        setattr(module.get_submodule(parent), leaf, nn.Parameter(value, requires_grad=False))
+        part = module.get_submodule(parent)
+        if value.shape != getattr(part, leaf).shape:
+            raise BadInput(
+                f"the weight {prefix}{name} is {[*value.shape]}, and config.json makes it "
+                f"{[*getattr(part, leaf).shape]}: it is of another model"
+            )
+        setattr(part, leaf, nn.Parameter(value, requires_grad=False))

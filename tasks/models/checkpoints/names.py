@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from infra.errors import BadInput
+from tasks.models.checkpoints.stored import CheckpointTensors
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -43,6 +44,24 @@ def require_names(model: PreTrainedModel, wanted: Sequence[str], stored: Sequenc
             f"transformers reads the {rebuilt.pop()} of a quantized {kind} from other tensors than "
             "its checkpoint has: it does not work as a checkpoint"
         )
+
+
+def require_tied(tied: Mapping[str, str], stored: CheckpointTensors) -> None:
+    """Pass where weights that a configuration ties are stored once, or twice alike.
+
+    Args:
+        tied: Names of weights that are others', by their own.
+        stored: The checkpoint.
+
+    Raises:
+        BadInput: Two differ: transformers then ties them not, and vLLM does.
+    """
+    for name, other in tied.items():
+        if name in stored and not stored.tensor(name).equal(stored.tensor(other)):
+            raise BadInput(
+                f"config.json ties {name} to {other}, and the checkpoint has others there: write "
+                "tie_word_embeddings: false, or leave them out"
+            )
 
 
 def _why_missing(

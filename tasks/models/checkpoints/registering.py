@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,8 +51,21 @@ def taken_in(folder: Path) -> onnx.ModelProto:
     if not folder.is_dir():
         raise BadInput(f"source: {folder} is no folder: the target compressed-tensors needs one")
     stored = StoredCheckpoint(folder)
+    _require_unquantized(folder)
     beside = {path.name: path.read_bytes() for path in (folder / CONFIG, *files_beside(folder))}
     return index_of(((name, stored.tensor(name)) for name in stored.names), beside)
+
+
+def _require_unquantized(folder: Path) -> None:
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except ValueError as exc:
+        raise BadInput(f"{folder / CONFIG} is no JSON ({exc}): copy it again") from exc
+    if isinstance(config, dict) and config.get("quantization_config"):
+        raise BadInput(
+            f"source: {CONFIG} says that the weights are quantized (quantization_config): bring "
+            "them as they were before, with the configuration that they had"
+        )
 
 
 def require_readable(
@@ -87,6 +101,7 @@ def require_exact(decoder: StreamedDecoder, readings: Sequence[EncodedText], whe
     import torch
 
     _require_linear(decoder)
+    decoder.require_finite_outside()
     for reading in readings:
         ids = torch.tensor([reading.ids])
         whole, layered = _whole(decoder, ids), _layered(decoder, ids)

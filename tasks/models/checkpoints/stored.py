@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from infra.errors import BadInput
-from tasks.models.language.checkpoint import tensor_files
+from tasks.models.language.checkpoint import INDEX, tensor_files
 
 if TYPE_CHECKING:
     import torch
@@ -118,8 +118,14 @@ class StoredCheckpoint:
             )
         found = {}
         for file in sorted({self._files[name] for name in names}):
+            wanted = [name for name in names if self._files[name] == file]
             with safe_open(self.folder / file, framework="pt") as opened:
-                for name in (item for item in names if self._files[item] == file):
+                absent = sorted({*wanted} - {*opened.keys()})
+                if absent:
+                    raise BadInput(
+                        f"{file} lacks {absent[0]}, which {INDEX} says is in it: copy both again"
+                    )
+                for name in wanted:
                     kind = opened.get_slice(name).get_dtype()
                     if kind not in _READ:
                         raise BadInput(

@@ -174,7 +174,11 @@ def _pretrained(folder: Path, dtype: torch.dtype) -> "PreTrainedModel":
     from transformers import AutoModelForCausalLM
 
     model, info = AutoModelForCausalLM.from_pretrained(
-        **where_from(folder), local_files_only=True, dtype=dtype, output_loading_info=True
+        **where_from(folder),
+        local_files_only=True,
+        trust_remote_code=False,
+        dtype=dtype,
+        output_loading_info=True,
     )
     missing = sorted(info["missing_keys"])
     if missing:

@@ -100,7 +100,7 @@ def _tokenizer(source: Path) -> Any:
 
     try:
         with quietly():
-            tokenizer = AutoTokenizer.from_pretrained(**where_from(source))
+            tokenizer = AutoTokenizer.from_pretrained(**where_from(source), trust_remote_code=False)
             json.loads(tokenizer.backend_tokenizer.to_str())
     except Exception as exc:  # transformers raises its own kinds, and gguf others
         raise BadInput(

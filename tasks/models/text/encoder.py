@@ -55,7 +55,11 @@ def load_text_encoder(spec: ModelSpec, folder: Path, adapter: Path | None = None
     runs = _original_runs(folder, longest, adapter)
     # Eager attention exports to plain products and a softmax, which every target parses.
     encoder = AutoModel.from_pretrained(
-        str(folder), local_files_only=True, attn_implementation="eager", dtype=torch.float32
+        str(folder),
+        local_files_only=True,
+        trust_remote_code=False,
+        attn_implementation="eager",
+        dtype=torch.float32,
     )
     vocabulary = int(encoder.config.vocab_size)
     if adapter is not None:
@@ -78,7 +82,7 @@ def _original_runs(folder: Path, longest: int, adapter: Path | None) -> tuple[Or
     from transformers import AutoModel
 
     original = AutoModel.from_pretrained(
-        str(folder), local_files_only=True, dtype=torch.float32
+        str(folder), local_files_only=True, trust_remote_code=False, dtype=torch.float32
     ).eval()
     config = original.config
     if adapter is not None:

@@ -60,7 +60,7 @@ def load_image_encoder(spec: ModelSpec, folder: Path) -> Loaded:
     """
     from transformers import AutoConfig, AutoModel, CLIPModel, CLIPVisionModelWithProjection
 
-    config = AutoConfig.from_pretrained(str(folder), local_files_only=True)
+    config = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     if config.model_type not in CLIP | VIT:
         types = ", ".join(sorted(CLIP | VIT))
         raise ValueError(
@@ -109,7 +109,9 @@ def _processed(folder: Path, images: NDArray[np.uint8]) -> torch.Tensor:
 
     if not (folder / "preprocessor_config.json").exists():
         return torch.from_numpy(images / np.float32(255))
-    processor = AutoImageProcessor.from_pretrained(str(folder), local_files_only=True)
+    processor = AutoImageProcessor.from_pretrained(
+        str(folder), local_files_only=True, trust_remote_code=False
+    )
     pixels: torch.Tensor = processor(
         images=list(images),
         do_resize=False,
@@ -143,7 +145,9 @@ def embed_texts(folder: Path, tokenizer: str, texts: Sequence[str]) -> NDArray[n
     from tokenizers import Tokenizer
     from transformers import AutoConfig, CLIPModel
 
-    kind = AutoConfig.from_pretrained(str(folder), local_files_only=True).model_type
+    kind = AutoConfig.from_pretrained(
+        str(folder), local_files_only=True, trust_remote_code=False
+    ).model_type
     if kind != "clip":
         raise ValueError(
             f"golden.prompt needs a CLIP folder with both towers, and this is a {kind}: leave it "

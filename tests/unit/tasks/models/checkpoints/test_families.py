@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from infra.errors import BadInput
 from tasks.layerwise.batches import begin
 from tasks.models.checkpoints.decoder import StreamedDecoder
-from tasks.models.checkpoints.registering import require_exact
+from tasks.models.checkpoints.registering import require_exact, taken_in
 from tasks.models.checkpoints.stored import StoredCheckpoint
 from tasks.models.language.inputs import EncodedText
 from tasks.quantization.recipe.catalog import find_recipe
@@ -151,3 +152,76 @@ def test_layers_that_depend_on_what_is_between_them_are_refused(
     monkeypatch.setattr(LlamaModel, "forward", forward)
     with pytest.raises(BadInput, match="gives other logits than read as a whole"):
         require_exact(decoder, texts(), where="x")
+
+
+def test_the_code_of_a_folder_is_never_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody is asked either: transformers would, at a terminal."""
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("it asked"))
+    write(tmp_path, "Llama", SHAPE)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config |= {"model_type": "own", "auto_map": {"AutoConfig": "own.Own"}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "own.py").write_text("raise SystemExit('it ran')")
+    with pytest.raises(BadInput, match="names no causal language model"):
+        StreamedDecoder(StoredCheckpoint(tmp_path))
+
+
+def head_of_its_own(state: dict[str, torch.Tensor]) -> None:
+    state["lm_head.weight"] = state["model.embed_tokens.weight"] + 1
+
+
+def short_norm(state: dict[str, torch.Tensor]) -> None:
+    state["model.layers.1.input_layernorm.weight"] = torch.ones(3)
+
+
+def broken_norm(state: dict[str, torch.Tensor]) -> None:
+    state["model.norm.weight"][0] = torch.nan
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (head_of_its_own, "ties lm_head.weight to model.embed_tokens.weight, and the checkpoint"),
+        (
+            short_norm,
+            r"layers.1.input_layernorm.weight is \[3\], and config.json makes it \[16\]",
+        ),
+        (broken_norm, "the weight model.norm.weight holds NaN"),
+    ],
+)
+def test_weights_that_are_not_the_models_are_named(tmp_path: Path, change: Any, said: str) -> None:
+    file = write(tmp_path, "Llama", {**SHAPE, "tie_word_embeddings": True}) / "model.safetensors"
+    state = load_file(file)
+    change(state)
+    save_file(state, file, metadata={"format": "pt"})
+    with pytest.raises(BadInput, match=said):
+        require_exact(StreamedDecoder(StoredCheckpoint(tmp_path)), texts(), where="x")
+
+
+def test_a_head_that_is_stored_twice_alike_is_tied(tmp_path: Path) -> None:
+    file = write(tmp_path, "Llama", {**SHAPE, "tie_word_embeddings": True}) / "model.safetensors"
+    state = load_file(file)
+    save_file(
+        {**state, "lm_head.weight": state["model.embed_tokens.weight"].clone()},
+        file,
+        metadata={"format": "pt"},
+    )
+    require_exact(StreamedDecoder(StoredCheckpoint(tmp_path)), texts(), where="x")
+
+
+def test_an_index_that_names_more_than_a_file_holds_is_refused(tmp_path: Path) -> None:
+    file = write(tmp_path, "Llama", SHAPE) / "model.safetensors"
+    names = [*load_file(file), "model.layers.9.weight"]
+    index = {"weight_map": dict.fromkeys(names, file.name)}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(BadInput, match=r"lacks model\.layers\.9\.weight, which .* says is in it"):
+        StoredCheckpoint(tmp_path).tensor("model.layers.9.weight")
+
+
+def test_a_configuration_that_says_quantized_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, "Llama", SHAPE)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "gptq", "bits": 4}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(BadInput, match="says that the weights are quantized"):
+        taken_in(tmp_path)
