@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,9 +25,11 @@ from starlette.types import Message
 
 from flows.gateway.fronts import SpeechFront
 from flows.gateway.openai_api.fields import require_known
+from flows.gateway.openai_api.one_at_a_time import OneAtATime
 from flows.gateway.openai_api.routes import answering, json_response, problem_of
 from infra.errors import BadInput
-from infra.gateway.application import Gateway, asking_of
+from infra.gateway.application import Gateway, asking_of, while_waited_for
+from infra.gateway.batching import Overloaded
 from infra.gateway.endpoint import Endpoint, TooSlow
 from infra.gateway.steering.destination import Destination
 from infra.gateway.wire.request_ids import KEY
@@ -38,7 +41,7 @@ FIELDS = frozenset({"chunk_s", "file", "model", "response_format", "stream"})
 
 def transcription_routes(gateway: Gateway) -> list[Route]:
     """Return the route over a gateway's models."""
-    working = asyncio.Semaphore(1)  # each fills the cores
+    working = OneAtATime()
 
     async def transcribe(request: Request) -> Response:
         return await answering(
@@ -49,7 +52,7 @@ def transcription_routes(gateway: Gateway) -> list[Route]:
 
 
 async def _transcribe(
-    gateway: Gateway, request: Request, body: bytes, working: asyncio.Semaphore
+    gateway: Gateway, request: Request, body: bytes, working: OneAtATime
 ) -> tuple[str, Response]:
     fields = await _form(request, body)
     asked = _asked(fields)
@@ -63,22 +66,13 @@ async def _transcribe(
         raise BadInput("file: a WAV file is required")
     wave = await asyncio.to_thread(_heard, front, data, whole=not asked.stream)
     destination = endpoint.steering.destination(champion, asking, len(wave))
+    working.require_room(model)
     if asked.stream:
         chunks = _speech(destination.release.front, model).chunks(wave, asked.chunk_s)
         dictation = _Dictation(endpoint, destination, chunks, asking.context, request_id, working)
         return model, StreamingResponse(dictation.events(), media_type="text/event-stream")
-    began = time.perf_counter()
-    try:
-        async with asyncio.timeout(endpoint.timeout_s), working:
-            writer = _speech(destination.release.front, model)
-            text = await asyncio.to_thread(writer.transcript, wave)
-    except TimeoutError:
-        endpoint.steering.missed(destination)
-        raise TooSlow(f"{model} did not answer within {endpoint.timeout_s:g} s") from None
-    took = time.perf_counter() - began
-    endpoint.steering.saw(destination, took)
-    endpoint.metrics.steered(model, destination.tier, destination.why, took)
-    endpoint.sample(destination.release, [wave], asking.context, request_id, took * 1e3)
+    dictation = _Dictation(endpoint, destination, [wave], asking.context, request_id, working)
+    text = await while_waited_for(request, dictation.whole())
     if asked.form == "text":
         return model, PlainTextResponse(text)
     return model, json_response({"text": text})
@@ -91,19 +85,19 @@ def _heard(front: SpeechFront, data: bytes, *, whole: bool) -> NDArray[np.float3
 
 @dataclass(slots=True)
 class _Dictation:
-    """One recording that is written down chunk by chunk."""
+    """One recording that is written down, chunk by chunk or at once."""
 
     endpoint: Endpoint
     destination: Destination
     chunks: Sequence[NDArray[np.float32]]
     context: Mapping[str, str]
     request_id: str
-    working: asyncio.Semaphore
+    working: OneAtATime
     began: float = field(default_factory=time.perf_counter)
 
     async def events(self) -> AsyncIterator[bytes]:
         """Yield OpenAI's events of a transcription: each chunk's words, then the whole text."""
-        model, said = self.endpoint.model, list[str]()
+        said = list[str]()
         try:
             for chunk in self.chunks:
                 words = await self._written(chunk)
@@ -112,30 +106,46 @@ class _Dictation:
                     said.append(words)
                     yield _event({"type": "transcript.text.delta", "delta": delta})
         except Exception as error:  # the status was sent: the stream tells it
-            self.endpoint.steering.missed(self.destination)
             yield b"data: " + bytes(problem_of(error).body) + b"\n\n"
             return
         yield _event({"type": "transcript.text.done", "text": " ".join(said)})
+        self._answered()
+
+    async def whole(self) -> str:
+        """Return the words of the only chunk; raises as `_written`."""
+        (chunk,) = self.chunks
+        words = await self._written(chunk)
+        self._answered()
+        return words
+
+    def _answered(self) -> None:
+        """Count and sample the recording."""
+        endpoint, release = self.endpoint, self.destination.release
         took = time.perf_counter() - self.began
-        tier, why = self.destination.tier, self.destination.why
-        self.endpoint.metrics.steered(model, tier, why, took)
-        release = self.destination.release
-        self.endpoint.sample(release, list(self.chunks), self.context, self.request_id, took * 1e3)
+        endpoint.metrics.steered(endpoint.model, self.destination.tier, self.destination.why, took)
+        endpoint.sample(release, list(self.chunks), self.context, self.request_id, took * 1e3)
 
     async def _written(self, chunk: NDArray[np.float32]) -> str:
-        """Return a chunk's words; the time of each is an answer's.
+        """Return a chunk's words; the time of each is an answer's, and a failure is noted.
 
         Raises:
             TooSlow: It took longer than an answer is given.
+            Overloaded: Too many wait.
         """
         endpoint, began = self.endpoint, time.perf_counter()
         writer = _speech(self.destination.release.front, endpoint.model)
         try:
-            async with asyncio.timeout(endpoint.timeout_s), self.working:
-                words = await asyncio.to_thread(writer.transcript, chunk)
-        except TimeoutError:
+            async with asyncio.timeout(endpoint.timeout_s):
+                words = await self.working.run(endpoint.model, partial(writer.transcript, chunk))
+        except (BadInput, Overloaded):
+            raise
+        except Exception as error:
+            endpoint.steering.missed(self.destination)
+            if not isinstance(error, TimeoutError):
+                raise
             raise TooSlow(
-                f"{endpoint.model} did not write a chunk within {endpoint.timeout_s:g} s"
+                f"{endpoint.model} did not answer within {endpoint.timeout_s:g} s: send it again, "
+                "or a shorter recording"
             ) from None
         endpoint.steering.saw(self.destination, time.perf_counter() - began)
         return words
