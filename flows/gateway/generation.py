@@ -71,6 +71,9 @@ class TextGenerator:
     def _submit(self, writing: _Writing) -> None:
         with self._wake:
             if len(self._waiting) >= MOST_WAITING:
+                waiting = (each for each in self._waiting if not each.given_up.is_set())
+                self._waiting = deque(waiting)
+            if len(self._waiting) >= MOST_WAITING:
                 raise Overloaded(self._model, len(self._waiting), 1)
             self._waiting.append(writing)
             if self._thread is None:

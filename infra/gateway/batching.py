@@ -91,6 +91,8 @@ class DynamicBatcher:
             BadInput: The engine refuses the feeds, or there are more rows than go at once.
         """
         if len(self._queue) >= self._most_waiting:
+            self._queue = deque(each for each in self._queue if not each.answer.done())
+        if len(self._queue) >= self._most_waiting:
             raise Overloaded(self._model, len(self._queue), self._retry_after())
         if release.signature.mixes:
             _require_together(max((len(values) for values in feeds.values()), default=0))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncGenerator
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from flows.gateway.generation import MOST_WAITING, TextGenerator
 from flows.gateway.openai_api.completions import CompletionRequest, _Answer
 from infra.gateway.batching import DynamicBatcher
 from infra.gateway.endpoint import Endpoint, TooSlow
@@ -16,6 +18,7 @@ from infra.gateway.metrics import GatewayMetrics
 from infra.gateway.release import ServedRelease
 from infra.gateway.steering.destination import Destination
 from infra.gateway.wire.signature import GraphSignature
+from tasks.models.language.generation import GREEDY
 
 NOTHING: Any = None
 
@@ -49,3 +52,23 @@ def test_a_text_that_gets_stuck_is_too_slow_and_frees_its_place() -> None:
         asyncio.run(read())
     assert tokens == [7]
     assert stuck.ended
+
+
+def test_a_text_that_was_given_up_takes_no_place_among_those_that_wait() -> None:
+    async def scenario() -> None:
+        generator = TextGenerator("m", NOTHING, NOTHING)
+        generator._thread = threading.Thread()  # at work on others: what comes waits
+
+        async def asked() -> asyncio.Task[int]:
+            task = asyncio.create_task(anext(generator.write([1], GREEDY, 1)))
+            await asyncio.sleep(0)
+            return task
+
+        for task in [await asked() for _ in range(MOST_WAITING)]:
+            task.cancel()
+            await asyncio.wait([task])
+        waits = await asked()
+        assert not waits.done()
+        waits.cancel()
+
+    asyncio.run(scenario())

@@ -151,6 +151,26 @@ def test_a_full_queue_refuses_the_next_and_answers_the_others() -> None:
     asyncio.run(scenario())
 
 
+def test_who_gave_up_takes_no_place_in_the_queue() -> None:
+    async def scenario() -> None:
+        engine, queue = Doubling(), batcher(most_waiting=2)
+        served = release(engine)
+        running = asyncio.create_task(queue.run(served, rows(1)))
+        await asyncio.sleep(0.05)
+        left = [asyncio.create_task(queue.run(served, rows(2))) for _ in range(2)]
+        await asyncio.sleep(0)
+        for task in left:
+            task.cancel()
+        await asyncio.sleep(0)
+        asked = asyncio.create_task(queue.run(served, rows(3)))
+        await asyncio.sleep(0)
+        engine.go.set()
+        assert (await running)["y"].tolist() == [[2]]
+        assert (await asked)["y"].tolist() == [[6]]
+
+    asyncio.run(scenario())
+
+
 def test_an_engines_refusal_reaches_its_callers_and_the_queue_goes_on() -> None:
     async def scenario() -> None:
         engine = Doubling()
