@@ -134,7 +134,15 @@ def _save(graph: Any, serialized: Graph, folder: Path, described: object) -> Non
     # Byte for byte what the release holds, not a re-serialization.
     (folder / GRAPH_FILE).write_bytes(serialized.data)
     for name, path in serialized.weights.items():
-        shutil.copyfile(path, folder / name)  # ONNX reads no link: its target may change
+        _second_name(path, folder / name)  # the registry copies it from here
+
+
+def _second_name(path: Path, target: Path) -> None:
+    """Link a file, or copy it from another file system."""
+    try:
+        target.hardlink_to(path)
+    except OSError:
+        shutil.copyfile(path, target)
 
 
 def _signature(graph: Any) -> object | None:

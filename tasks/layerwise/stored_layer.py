@@ -26,7 +26,7 @@ class StoredLayer:
     """One layer's weight, and the range of what it reads."""
 
     values: torch.Tensor  # [outputs, inputs]: int8 for integers of any width, float8_e4m3fn
-    scales: torch.Tensor  # float32, [outputs, 1] or [outputs, blocks]
+    scales: torch.Tensor  # [outputs, 1] or [outputs, blocks], as they are stored
     bits: int  # of a weight
     block: int | None  # inputs that share a scale; None: all of them
     input_scale: float | None  # of a static range, per tensor; None: there is none
@@ -49,9 +49,9 @@ class StoredLayer:
         outputs, inputs = self.values.shape
         wide = self.values.float()
         if self.block is None:
-            return wide * self.scales
+            return wide * self.scales.float()
         whole = wide.view(outputs, inputs // self.block, self.block)
-        return (whole * self.scales[:, :, None]).view(outputs, inputs)
+        return (whole * self.scales.float()[:, :, None]).view(outputs, inputs)
 
     def scheme(self) -> dict[str, Any]:
         """Return what a config group says of it."""

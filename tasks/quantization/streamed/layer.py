@@ -86,7 +86,8 @@ class LayerQuantizer:
         for site in sites:
             view, by = views.get(site.name), scales.get(site.name)
             names = [name for name in site.readers if self._takes(layer, name)]
-            rounded = self._rounded(_stacked(parameters, names), view, by)
+            scales_in = _scales_in(original[f"{names[0]}.weight"])
+            rounded = self._rounded(_stacked(parameters, names), view, by, scales_in)
             if isinstance(scheme.activation, Static) and view is not None and not view.seen:
                 raise BadInput(
                     f"no text of the calibration set reaches {self._decoder.prefix(layer)}"
@@ -137,14 +138,18 @@ class LayerQuantizer:
         return self._keep is None or not self._keep.search(self._decoder.prefix(layer) + name)
 
     def _rounded(
-        self, weight: torch.Tensor, view: SiteView | None, by: torch.Tensor | None
+        self,
+        weight: torch.Tensor,
+        view: SiteView | None,
+        by: torch.Tensor | None,
+        scales_in: torch.dtype | None,
     ) -> Rounded:
         gram = None if view is None else view.gram
         if not self._scheme.compensates or gram is None:
-            return nearest(weight, self._scheme.weights)
+            return nearest(weight, self._scheme.weights, scales_in)
         if by is not None:
             gram = gram / by / by[:, None]
-        return compensated(weight, gram, self._scheme.weights)
+        return compensated(weight, gram, self._scheme.weights, scales_in)
 
     def _smoothed(
         self,
@@ -221,6 +226,16 @@ def _widened(
         name: value.float() if name.rpartition(".")[0] in readers else value
         for name, value in original.items()
     }
+
+
+def _scales_in(weight: torch.Tensor) -> torch.dtype | None:
+    """Return the type of a stored weight's scales: its own, where that reaches as far as float32.
+
+    Scales of small weights are no numbers of float16.
+    """
+    import torch
+
+    return torch.bfloat16 if weight.dtype == torch.bfloat16 else None
 
 
 def _stacked(parameters: Mapping[str, torch.Tensor], names: Sequence[str]) -> torch.Tensor:

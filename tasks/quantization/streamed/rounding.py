@@ -30,7 +30,7 @@ class Rounded:
     """A weight in quantized values."""
 
     values: torch.Tensor  # [outputs, inputs], int8 or float8_e4m3fn
-    scales: torch.Tensor  # [outputs, 1] or [outputs, blocks], float32
+    scales: torch.Tensor  # [outputs, 1] or [outputs, blocks], as they are stored
 
 
 def block_of(scheme: WeightScheme, inputs: int) -> int | None:
@@ -84,16 +84,31 @@ def _least_error(groups: torch.Tensor, scales: torch.Tensor, format: NumberForma
     return best
 
 
-def nearest(weight: torch.Tensor, scheme: WeightScheme) -> Rounded:
-    """Round a weight [outputs, inputs] to the nearest quantized values."""
+def nearest(
+    weight: torch.Tensor, scheme: WeightScheme, scales_in: torch.dtype | None = None
+) -> Rounded:
+    """Round a weight [outputs, inputs] to the nearest quantized values.
+
+    Args:
+        weight: In float32.
+        scheme: How it is stored.
+        scales_in: The type that scales are stored in; None: float32. Values are in units of them.
+    """
+    import torch
+
     outputs, inputs = weight.shape
-    scales = scales_of(weight, scheme)
+    scales = scales_of(weight, scheme).to(scales_in or torch.float32)
     groups = weight.view(outputs, scales.shape[1], -1)
-    values = _rounded(groups / scales[:, :, None], scheme.format)
+    values = _rounded(groups / scales.float()[:, :, None], scheme.format)
     return Rounded(values.view(outputs, inputs), scales)
 
 
-def compensated(weight: torch.Tensor, gram: torch.Tensor, scheme: WeightScheme) -> Rounded:
+def compensated(
+    weight: torch.Tensor,
+    gram: torch.Tensor,
+    scheme: WeightScheme,
+    scales_in: torch.dtype | None = None,
+) -> Rounded:
     """Round a weight [outputs, inputs] by GPTQ, inputs of most energy first.
 
     Frantar et al. (2023), algorithm 1. Scales follow from the weight as given, so that the order
@@ -103,16 +118,17 @@ def compensated(weight: torch.Tensor, gram: torch.Tensor, scheme: WeightScheme) 
         weight: In float32.
         gram: X' X of what the layer reads, [inputs, inputs], float32.
         scheme: How it is stored.
+        scales_in: As of `nearest`.
     """
     import torch
 
     outputs, inputs = weight.shape
-    scales = scales_of(weight, scheme)
+    scales = scales_of(weight, scheme).to(scales_in or torch.float32)
     block = block_of(scheme, inputs) or inputs
     order = torch.argsort(gram.diagonal(), descending=True, stable=True)
     factor = inverse_factor(gram[order][:, order])
     pending = weight.T[order].contiguous()
-    steps = scales.T.contiguous()[(order // block)]
+    steps = scales.float().T.contiguous()[(order // block)]
     kept = torch.empty((inputs, outputs), dtype=_stored(scheme.format), device=weight.device)
     for begin in range(0, inputs, LAZY):
         end = min(begin + LAZY, inputs)

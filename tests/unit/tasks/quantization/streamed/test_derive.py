@@ -96,6 +96,27 @@ def test_transformers_finds_the_loss_that_was_said(
     assert made.kept == ("lm_head",)
 
 
+@pytest.mark.parametrize("recipe", ["int8-smooth", "int4-gptq"])
+def test_scales_of_a_bfloat16_checkpoint_are_bfloat16_and_judged_as_such(
+    folder: Any, tmp_path: Path, recipe: str
+) -> None:
+    shutil.copytree(folder("llama"), tmp_path / "short")
+    path = tmp_path / "short" / "model.safetensors"
+    short = {name: value.bfloat16() for name, value in load_file(path).items()}
+    save_file(short, path, metadata={"format": "pt"})
+    made = derived(tmp_path / "short", tmp_path / "out", recipe, dtype=torch.float32)
+    (judged,) = made.judged
+    said = math.log(judged.perplexity * judged.perplexity_ratio)
+    assert said == pytest.approx(loss(tmp_path / "out"), rel=5e-3)
+    scales = {
+        value.dtype
+        for file in (tmp_path / "out").glob("*.safetensors")
+        for name, value in load_file(file).items()
+        if name.endswith("weight_scale")
+    }
+    assert scales == {torch.bfloat16}
+
+
 def test_folded_scales_leave_full_precision_as_it_was(folder: Any, tmp_path: Path) -> None:
     """With every linear layer but one kept, what was folded is all that differs."""
     source = folder("llama")
