@@ -34,6 +34,7 @@ MODULES: Mapping[str, str] = {
     "llm-memory": "benchmarks.language.memory",
     "llm-layerwise": "benchmarks.language.layerwise",
     "llm-8b": "benchmarks.language.eight_billion",
+    "llm-loop": "benchmarks.language.checkpoint_loop",
     "llm-int4": "benchmarks.language.four_bits",
     "llm-floats": "benchmarks.language.block_floats",
     "llm-drift": "benchmarks.language.drift",
