@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 if TYPE_CHECKING:
     import torch
 
@@ -56,6 +58,22 @@ def write(folder: Path, shape: LlamaShape) -> None:
     index = {"metadata": {}, "weight_map": placed}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     (folder / "config.json").write_text(json.dumps(_config(shape)))
+
+
+def word_tokenizer(words: int) -> bytes:
+    """Return a tokenizer.json of so many words, w0 and so on."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    known = {f"w{number}": number for number in range(words)}
+    tokenizer = Tokenizer(models.WordLevel(known, unk_token="w0"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return str(tokenizer.to_str()).encode()
+
+
+def texts(count: int, tokens: int, words: int) -> list[str]:
+    """Return texts of so many of these words, drawn alike."""
+    drawn = np.random.default_rng(_SEED).integers(1, words, (count, tokens))
+    return [" ".join(f"w{number}" for number in row) for row in drawn]
 
 
 def _files(shape: LlamaShape, noise: torch.Tensor) -> Iterator[dict[str, torch.Tensor]]:

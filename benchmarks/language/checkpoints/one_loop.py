@@ -174,7 +174,7 @@ class CheckpointLoop:
 
 
 def _judged(workspace: str, release: str) -> Mapping[str, float]:
-    command = [sys.executable, "-m", "benchmarks.language.checkpoint_loop", release]
+    command = [sys.executable, "-m", "benchmarks.language.checkpoints.one_loop", release]
     ran = watched(command, {"REQUANT_WORKSPACE": workspace})
     found: Mapping[str, float] = json.loads(ran.output.splitlines()[-1])
     return found

@@ -12,7 +12,6 @@ import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import yaml
 
 from benchmarks.harness.table import Goal, ResultTable, column
@@ -27,7 +26,7 @@ NAME, TITLE = "llm-8b", "A Llama of eight billion weights on the CPU, from check
 MODEL = "large"
 RECIPES = ("int4-block-32", "int8-max")
 MOST_GB = 16
-TOKENS, REQUESTS, CASES = 64, 32, 12
+TOKENS, WORDS, REQUESTS, CASES = 64, 1000, 32, 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,16 +101,8 @@ def _ran(folder: Path, *arguments: str) -> LargeRow:
 
 def _write_data(folder: Path) -> None:
     """Write tokenizer, spec, pool, golden set and a day of traffic, of random words."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-
-    words = {f"w{number}": number for number in range(1000)}
-    tokenizer = Tokenizer(models.WordLevel(words, unk_token="w0"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer.save(str(folder / "checkpoint" / "tokenizer.json"))
-    random = np.random.default_rng(0)
-    drawn = (
-        " ".join(f"w{number}" for number in random.integers(1, 1000, TOKENS)) for _ in iter(int, 1)
-    )
+    (folder / "checkpoint" / "tokenizer.json").write_bytes(random_llama.word_tokenizer(WORDS))
+    drawn = iter(random_llama.texts(16 + CASES + REQUESTS, TOKENS, WORDS))
     pool = [
         Request(RequestId(f"p{n}"), EPOCH, "corpus", "words", "en", next(drawn)) for n in range(16)
     ]
@@ -139,7 +130,7 @@ def _write_data(folder: Path) -> None:
         "golden": {"cases": "golden.parquet"},
         "budgets": {
             "latency_ratio": 1.0,
-            "size_ratio": 0.6,
+            "size_ratio": 1.0,
             "quality": [{"metric": "perplexity-ratio", "at_most": 1.5}],
         },
         "targets": ["compressed-tensors"],

@@ -1,0 +1,1 @@
+"""Language models that stay checkpoints, through the loop."""
