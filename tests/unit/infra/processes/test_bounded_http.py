@@ -26,7 +26,7 @@ LARGE = 8 * 2**20
 class Hasty(BoundedHttp):
     """Waits shorter, so that a test does."""
 
-    head_s, write_s = 0.3, 0.3
+    head_s, write_s = 0.3, 0.5
 
 
 async def application(scope: Scope, receive: Receive, send: Send) -> None:
@@ -225,7 +225,9 @@ def test_slow_answers_bodies_and_idle_connections_stay(port: int) -> None:
         taken = 0
         while taken < LARGE:  # slowly, but some of it
             time.sleep(0.001)
-            taken += len(client.recv(65536))
+            piece = client.recv(65536)
+            assert piece, "it was let go"
+            taken += len(piece)
 
 
 def test_an_open_websocket_stays(port: int) -> None:
