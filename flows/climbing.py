@@ -161,7 +161,8 @@ def climb_ladder(
             )
             continue
         progress.step(f"trying {recipe.name}: {recipe.summary}", fraction)
-        climbed.append(_measured(material, recipe, targets, losses, thorough=search == "full"))
+        with progress.details():
+            climbed.append(_measured(material, recipe, targets, losses, thorough=search == "full"))
         if search == "first" and (passes(climbed[-1].reports) or not climbed[-1].refused):
             break  # also where no target could be executed: another candidate could not either
         if search == "first" and climbed[-1].refused <= COSTS:

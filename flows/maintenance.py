@@ -117,7 +117,8 @@ def _decide(
     for index, detector in enumerate(detectors_after(weights)):
         subject, look = looks[detector]
         progress.step(f"looking at {subject} of {window.rows} requests", 0.2 + 0.15 * index)
-        results += look()
+        with progress.details():
+            results += look()
     return drift_steps.decide_window(window, champion, results, past)
 
 

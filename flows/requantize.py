@@ -152,9 +152,11 @@ def _build(
     progress.step("profiling the window's traffic", 0.02)
     frozen = profiles_steps.freeze_traffic(sample)
     progress.step("composing the calibration set", 0.05)
-    calibration = sampling_steps.compose_calibration_set(model, sample, champion)
-    at = "" if registered.is_checkpoint else f" at {len(registered.sites)} sites"
-    progress.step(f"observing {calibration.rows} requests{at}", 0.1)
+    with progress.details():
+        calibration = sampling_steps.compose_calibration_set(model, sample, champion)
+    if not registered.is_checkpoint:  # which is observed while it is quantized
+        sites = len(registered.sites)
+        progress.step(f"observing {calibration.rows} requests at {sites} sites", 0.1)
     observation = quantization_steps.observe(calibration)
     material = ClimbInputs(calibration, observation, champion, sample.groups, allow_scale_change)
     climbed = climb_ladder(material, ladder, registered.spec.targets, search, progress)

@@ -86,7 +86,8 @@ def model_add(
     with printing.progress(quiet=as_json) as say:
         say(f"taking in the model of {spec}", 0.0)
         added = register(spec)
-        say("asking the targets what they take", 0.8)
+        if not added.is_checkpoint:
+            say("asking the targets what they take", 0.8)
         by_target = () if added.is_checkpoint else target_coverage(added)
         unusable = {} if added.is_checkpoint else unusable_targets(added.spec.targets)
     facts: dict[str, object] = {"model": added.name, "digest": added.digest}

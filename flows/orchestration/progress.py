@@ -8,6 +8,7 @@ from uuid import UUID
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
 from flows.orchestration.orchestrated import note
+from infra.processes.telling import heard_by
 from tasks.step import in_flow_run
 
 Listener = Callable[[str, float], object]
@@ -48,6 +49,12 @@ class Progress:
             yield
         finally:
             _done_outside.reset(token)
+
+    @contextmanager
+    def details(self) -> Iterator[None]:
+        """Say once in a while what the steps inside the block are at, such as a decoder layer."""
+        with heard_by(lambda sentence: self.step(sentence, self._fraction)):
+            yield
 
     def step(self, sentence: str, fraction: float) -> None:
         """Say what comes next; it is told to the listeners, and to Prefect's page and log."""

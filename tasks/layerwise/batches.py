@@ -55,7 +55,7 @@ def begin(decoder: StreamedDecoder, readings: Sequence[EncodedText]) -> list[Tex
     _require_known(readings, decoder)
     made: list[TextBatch] = []
     calls: dict[tuple[int, ...], list[LayerCall]] = {}
-    for cases in _alike(readings):
+    for cases in batches_of(readings):
         ids = torch.tensor([readings[case].ids for case in cases])
         hidden, found = decoder.begin(ids)
         same = calls.setdefault(tuple(ids.shape), found)
@@ -63,7 +63,7 @@ def begin(decoder: StreamedDecoder, readings: Sequence[EncodedText]) -> list[Tex
     return made
 
 
-def _alike(readings: Sequence[EncodedText]) -> list[list[int]]:
+def batches_of(readings: Sequence[EncodedText]) -> list[list[int]]:
     """Return the places of texts of one length, the shortest first, in batches."""
     batches: list[list[int]] = []
     for tokens, same in groupby(by_length(readings), lambda case: len(readings[case].ids)):

@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 
 from infra.errors import Tampered
 from infra.processes.memory import return_freed
+from infra.processes.telling import tell
 from tasks.layerwise.batches import TextBatch, begin
+from tasks.layerwise.needs import require_room
 from tasks.layerwise.quantized import QuantizedCheckpoint
 from tasks.layerwise.rounding import rounding_activations
 from tasks.layerwise.watching import RangeWatch
@@ -52,15 +54,18 @@ def compare_payloads(
     Raises:
         BadInput: Tokens that the model does not know, or logits that are not finite.
         Tampered: The embeddings, last norm or head are not the original's.
+        Unavailable: Memory is too short.
     """
     decoder = StreamedDecoder(model.checkpoint, device_here())
     quantized = QuantizedCheckpoint(served)
     _require_same_outside(decoder, model.checkpoint, served)
     readings = language_inputs(model.inputs).read([str(payload) for payload in payloads])
+    require_room(decoder, readings, quantized=quantized.is_quantized, judged=True)
     watched = RangeWatch(len(readings))
     exact = begin(decoder, readings)
     made = [batch.again() for batch in exact] if quantized.is_quantized else exact
     for layer in range(decoder.layers):
+        tell(f"reading {len(readings)} texts: decoder layer {layer + 1} of {decoder.layers}")
         with decoder.loaded(layer, decoder.original(layer)):
             for batch in exact:
                 batch.read(decoder, layer)
@@ -98,18 +103,27 @@ def _scored(
     scores = np.zeros((5, len(readings)))
     for before, after in zip(exact, made, strict=True):
         for row, case in enumerate(before.cases):
-            place = slice(row, row + 1)
-            expected = _logits(decoder, before.hidden[place])
-            found = expected if after is before else _logits(decoder, after.hidden[place])
-            counted = readings[case].counted
-            scores[:, [case]] = scores_of_logits(
-                before.ids[place].numpy(),
-                np.ones((1, before.tokens), bool),
-                expected,
-                found,
-                None if counted is None else np.asarray([counted], bool),
-            )
+            scores[:, [case]] = _scored_text(decoder, before, after, row, readings[case].counted)
     return comparison_of(scores)
+
+
+def _scored_text(
+    decoder: StreamedDecoder,
+    before: TextBatch,
+    after: TextBatch,
+    row: int,
+    counted: list[bool] | None,
+) -> NDArray[np.float64]:
+    """Return the scores of one text, [scores, 1]; its logits are let go before another's."""
+    place = slice(row, row + 1)
+    expected = _logits(decoder, before.hidden[place])
+    return scores_of_logits(
+        before.ids[place].numpy(),
+        np.ones((1, before.tokens), bool),
+        expected,
+        expected if after is before else _logits(decoder, after.hidden[place]),
+        None if counted is None else np.asarray([counted], bool),
+    )
 
 
 def _logits(decoder: StreamedDecoder, hidden: torch.Tensor) -> NDArray[np.float32]:

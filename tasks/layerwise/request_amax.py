@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from infra.processes.memory import return_freed
+from infra.processes.telling import tell
 from tasks.layerwise.batches import begin, by_text
 from tasks.layerwise.linear_sites import linear_sites
+from tasks.layerwise.needs import require_room
 from tasks.models.catalog import RegisteredModel
 from tasks.models.checkpoints.decoder import StreamedDecoder, device_here
 from tasks.models.inputs import language_inputs
@@ -29,11 +31,14 @@ def watch_payloads(model: RegisteredModel, payloads: Sequence[Payload]) -> Reque
 
     Raises:
         BadInput: A token has no embedding, or a text more tokens than the model positions.
+        Unavailable: Memory is too short.
     """
     decoder = StreamedDecoder(model.checkpoint, device_here())
     readings = language_inputs(model.inputs).read([str(payload) for payload in payloads])
+    require_room(decoder, readings)
     batches, figures = begin(decoder, readings), dict[str, np.ndarray]()
     for layer in range(decoder.layers):
+        tell(f"reading {len(readings)} texts: decoder layer {layer + 1} of {decoder.layers}")
         with ExitStack() as hooks, decoder.loaded(layer, decoder.original(layer)) as module:
             seen: dict[str, torch.Tensor] = {}
             for site in linear_sites(module):

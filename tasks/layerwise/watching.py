@@ -104,6 +104,6 @@ class RangeWatch:
             self._amax[full][self._cases] = np.nan
             return
         sizes = known.abs()
-        above = (sizes > self.reach[full]).double().mean((1, 2))
+        above = (sizes > self.reach[full]).sum((1, 2)) / (sizes.shape[1] * sizes.shape[2])
         self._fraction[full][self._cases] = above.cpu().numpy()
         self._amax[full][self._cases] = sizes.amax((1, 2)).cpu().numpy()

@@ -224,7 +224,9 @@ def test_cases_whose_answers_nobody_writes_are_told(large: Settings) -> None:
 def test_a_checkpoint_that_was_killed_while_it_was_made_goes_on(
     large: Settings, recalibrated: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from flows.orchestration.progress import listening
     from flows.requantize import requantize
+    from infra.processes import telling
     from tasks.quantization.streamed.written import WrittenCheckpoint
 
     own = WrittenCheckpoint.write
@@ -237,11 +239,16 @@ def test_a_checkpoint_that_was_killed_while_it_was_made_goes_on(
         written.append(layer)
         own(self, layer, *rest)
 
+    said: list[str] = []
     monkeypatch.setattr(WrittenCheckpoint, "write", write)
+    monkeypatch.setattr(telling, "EVERY", 0.0)
     with pytest.raises(BaseException):  # noqa: B017, PT011  # whatever Prefect makes of it
         requantize("large", recipe="int8-per-token")
-    requantize("large", recipe="int8-per-token")
+    with listening(lambda sentence, fraction: said.append(sentence)):
+        requantize("large", recipe="int8-per-token")
     assert written == [0, -1, 1, 2]  # the first layer is not made again
+    assert "making int8-per-token: decoder layer 2 of 2" in said
+    assert "reading 40 texts: decoder layer 1 of 2" in said  # golden ones, by both sides
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import onnx
 
 from infra.canonical import Json, canonical
 from infra.errors import BadInput
+from infra.processes.telling import tell
 from tasks.layerwise.quantized import kinds_of
 from tasks.layerwise.watching import RangeWatch
 from tasks.models.checkpoints.carried import CarriedCheckpoint
@@ -87,6 +88,7 @@ def derive_candidate(
         device=device_here(),
         watched=watched,
         ceilings=ceilings,
+        told=lambda layer, of: tell(f"making {recipe.name}: decoder layer {layer} of {of}"),
     )
     beside = {path.name: path.read_bytes() for path in (scratch / CONFIG, *files_beside(scratch))}
     index = index_of(every_tensor(scratch), beside)

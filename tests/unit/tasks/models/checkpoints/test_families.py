@@ -12,8 +12,9 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from infra.errors import BadInput
+from infra.errors import BadInput, Unavailable
 from tasks.layerwise.batches import begin
+from tasks.layerwise.needs import needed_memory, require_room
 from tasks.models.checkpoints.decoder import StreamedDecoder
 from tasks.models.checkpoints.registering import require_exact, taken_in
 from tasks.models.checkpoints.stored import StoredCheckpoint
@@ -225,3 +226,15 @@ def test_a_configuration_that_says_quantized_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(BadInput, match="says that the weights are quantized"):
         taken_in(tmp_path)
+
+
+def test_texts_that_memory_is_too_short_for_are_refused_before_they_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoder, readings = StreamedDecoder(StoredCheckpoint(write(tmp_path, "Llama", SHAPE))), texts()
+    least = needed_memory(decoder, readings, quantized=True, judged=True)
+    monkeypatch.setattr("infra.processes.memory.available", lambda root: least)
+    require_room(decoder, readings, quantized=True, judged=True)
+    monkeypatch.setattr("infra.processes.memory.available", lambda root: least - 1)
+    with pytest.raises(Unavailable, match="reading 6 texts layer by layer needs about"):
+        require_room(decoder, readings, quantized=True, judged=True)
