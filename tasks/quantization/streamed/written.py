@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 PROGRESS = "derivation.json"
 """Says what is being made, and afterwards what was."""
+PARTIAL = ".partial"
 
 
 class WrittenCheckpoint:
@@ -33,8 +35,14 @@ class WrittenCheckpoint:
 
         Raises:
             BadInput: The folder holds something else, or was made from something else.
+            Unavailable: It cannot be written.
         """
         self.folder, self._layers = folder, layers
+        with self._writing():
+            self._begin(source, made_from)
+
+    def _begin(self, source: Path, made_from: Mapping[str, Any]) -> None:
+        folder = self.folder
         folder.mkdir(parents=True, exist_ok=True)
         begun = folder / PROGRESS
         asked = json.loads(json.dumps(made_from))
@@ -44,7 +52,7 @@ class WrittenCheckpoint:
                     f"{folder} holds what another recipe, calibration set or checkpoint made: name "
                     "another folder, or remove it"
                 )
-        elif any(folder.iterdir()):
+        elif any(path.suffix != PARTIAL for path in folder.iterdir()):  # what a kill left is none
             raise BadInput(f"{folder} is not empty: name a new folder")
         else:
             self._put(PROGRESS, json.dumps({"made_from": asked}).encode())
@@ -75,7 +83,7 @@ class WrittenCheckpoint:
         from safetensors.torch import save_file
 
         path = self.file_of(layer)
-        partial = path.with_suffix(".partial")
+        partial = path.with_suffix(PARTIAL)
         try:
             save_file(
                 {name: value.cpu().contiguous() for name, value in tensors.items()},
@@ -101,7 +109,15 @@ class WrittenCheckpoint:
         return found
 
     def finish(self, quantization: Mapping[str, Any], report: Mapping[str, Any]) -> None:
-        """Write index, report and configuration, in this order: a folder with that is whole."""
+        """Write index, report and configuration, in this order: a folder with that is whole.
+
+        Raises:
+            Unavailable: The disk is full; what was written stays.
+        """
+        with self._writing():
+            self._finish(quantization, report)
+
+    def _finish(self, quantization: Mapping[str, Any], report: Mapping[str, Any]) -> None:
         from safetensors import safe_open
 
         placed, total = dict[str, str](), 0
@@ -118,6 +134,16 @@ class WrittenCheckpoint:
         self._put(CONFIG, json.dumps(whole, indent=2).encode())
 
     def _put(self, name: str, data: bytes) -> None:
-        partial = self.folder / f"{name}.partial"
+        partial = self.folder / f"{name}{PARTIAL}"
         partial.write_bytes(data)
         partial.replace(self.folder / name)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as exc:
+            raise Unavailable(
+                f"{self.folder} cannot be written ({exc.strerror}): free some space, and run the "
+                "same command again"
+            ) from exc

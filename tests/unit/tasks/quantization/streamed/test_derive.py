@@ -163,6 +163,26 @@ def test_a_full_disk_loses_nothing(
     assert derived(source, tmp_path / "out", "int8-max").resumed_at == 1
 
 
+@pytest.mark.parametrize("name", [written.PROGRESS, "config.json"])
+def test_a_disk_that_is_full_at_either_end_blocks_no_later_call(
+    folder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    source, own = folder("llama"), Path.write_bytes
+
+    def write_bytes(path: Path, data: bytes) -> int:
+        if path.name == f"{name}.partial":
+            own(path, data[:1])
+            raise OSError(28, "No space left on device")
+        return own(path, data)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_bytes", write_bytes)
+        with pytest.raises(Unavailable, match="free some space, and run the same command"):
+            derived(source, tmp_path / "out", "int8-max")
+    derived(source, tmp_path / "out", "int8-max")
+    assert not list((tmp_path / "out").glob("*.partial"))
+
+
 def test_what_is_kept_stays_and_is_named(folder: Any, tmp_path: Path) -> None:
     source = folder("llama")
     made = derived(source, tmp_path / "out", "int8-smooth", keep="down_proj")
