@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +18,8 @@ from tasks.layerwise.batches import TextBatch, begin
 from tasks.layerwise.needs import require_room
 from tasks.layerwise.quantized import QuantizedCheckpoint
 from tasks.layerwise.rounding import rounding_activations
+from tasks.layerwise.scoring import scores_of_text
 from tasks.layerwise.watching import RangeWatch
-from tasks.metrics.next_token import scores_of_logits
 from tasks.models.catalog import RegisteredModel
 from tasks.models.checkpoints.carried import CarriedCheckpoint
 from tasks.models.checkpoints.decoder import StreamedDecoder, device_here
@@ -28,9 +27,6 @@ from tasks.models.inputs import language_inputs
 from tasks.models.language.comparison import Comparison, comparison_of
 from tasks.models.language.inputs import EncodedText
 from tasks.records import Payload
-
-if TYPE_CHECKING:
-    import torch
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -116,18 +112,9 @@ def _scored_text(
 ) -> NDArray[np.float64]:
     """Return the scores of one text, [scores, 1]; its logits are let go before another's."""
     place = slice(row, row + 1)
-    expected = _logits(decoder, before.hidden[place])
-    return scores_of_logits(
-        before.ids[place].numpy(),
-        np.ones((1, before.tokens), bool),
-        expected,
-        expected if after is before else _logits(decoder, after.hidden[place]),
-        None if counted is None else np.asarray([counted], bool),
-    )
-
-
-def _logits(decoder: StreamedDecoder, hidden: torch.Tensor) -> NDArray[np.float32]:
-    return np.asarray(decoder.logits(hidden).cpu().numpy(), np.float32)
+    expected = decoder.logits(before.hidden[place])
+    served = expected if after is before else decoder.logits(after.hidden[place])
+    return scores_of_text(before.ids[place], expected, served, counted)
 
 
 def _require_same_outside(

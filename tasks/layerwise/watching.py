@@ -15,6 +15,7 @@ from tasks.layerwise.stored_layer import StoredLayer
 from tasks.numerics.formats import NumberFormat
 from tasks.numerics.histogram import ExponentHistogram
 from tasks.observation.clipped_fraction import Clipping
+from tasks.observation.counting import count
 
 if TYPE_CHECKING:
     import torch
@@ -97,7 +98,8 @@ class RangeWatch:
 
     def _see(self, full: str, values: torch.Tensor) -> None:
         wide = values.detach().float()
-        self.histograms[full] += ExponentHistogram.of(wide.cpu().numpy())
+        rows = wide.reshape(-1, wide.shape[-1])
+        self.histograms[full] += count(rows if rows.is_cuda else rows.numpy(), -1).histogram
         known = by_text(wide, len(self._cases), self._tokens)
         if known is None:
             self._fraction[full][self._cases] = np.nan

@@ -71,7 +71,7 @@ def scores_of_logits(
 
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
         by_token = np.concatenate(list(threads.map(scored, range(len(ids)))), axis=1)
-    return _means(by_token, real, counted)
+    return means_of_tokens(by_token, real, counted)
 
 
 def next_token_scores(
@@ -94,7 +94,7 @@ def next_token_scores(
         [5, batch]: full precision's loss and the candidate's, both in nats a token; the token
         agreement, 0..1; the Kullback-Leibler divergence in nats; the number of tokens.
     """
-    return _means(_by_token(_following(ids), expected, served), real, counted)
+    return means_of_tokens(_by_token(_following(ids), expected, served), real, counted)
 
 
 def _following(ids: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -117,12 +117,15 @@ def _by_token(
     return np.stack([*losses, same_token(expected, served), divergence]).astype(np.float32)
 
 
-def _means(
+def means_of_tokens(
     by_token: NDArray[np.float32],
     real: NDArray[np.bool_],
     counted: NDArray[np.bool_] | None,
 ) -> NDArray[np.float64]:
-    """Return `next_token_scores` of `_by_token`'s."""
+    """Return `next_token_scores` of each token's figures, [4, batch, tokens].
+
+    They are both losses, 1 where both find the same token likeliest, and the divergence.
+    """
     *losses, same, divergence = by_token
     targets = real[:, 1:] if counted is None else real[:, 1:] & counted[:, :-1]
     predicting = real if counted is None else real & counted
