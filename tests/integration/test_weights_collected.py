@@ -58,6 +58,22 @@ def is_here(workspace: Settings, tensor: onnx.TensorProto) -> tuple[bool, bool]:
     return workspace.store().exists(layout.weight(name)), cached
 
 
+def test_a_checkpoint_that_was_begun_and_left_goes(workspace: Settings) -> None:
+    folder = workspace.root / "cache" / "tiny" / "derivations"
+    past = time.time() - 7200
+    for name in ("left", "young"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "derivation.json").write_bytes(b"{}")
+        layer = folder / name / "model-00001-of-00003.safetensors"
+        layer.write_bytes(bytes(100))
+        os.utime(folder / name / "derivation.json", (past, past))
+        os.utime(layer, (past, past) if name == "left" else None)
+    plan = collect_weights(AT_ONCE, dry_run=True)
+    assert (plan.files, plan.bytes, (folder / "left").exists()) == (2, 102, True)
+    assert collect_weights(AT_ONCE, dry_run=False).bytes == 102
+    assert [path.name for path in folder.iterdir()] == ["young"]
+
+
 @pytest.mark.parametrize("in_memory", [1 << 26, 1], ids=["in memory", "from a file"])
 def test_weights_that_nothing_names_go_and_the_named_stay(
     workspace: Settings, monkeypatch: pytest.MonkeyPatch, in_memory: int

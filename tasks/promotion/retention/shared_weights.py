@@ -10,12 +10,13 @@ from __future__ import annotations
 import math
 import mmap
 import re
+import shutil
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -52,8 +53,17 @@ def collect_weights(age: timedelta, *, dry_run: bool) -> CollectedWeights:
     """Remove the weights that no registration, candidate or release names; say what was freed.
 
     The store's go, and those of this host's workspace, if they are older than `age` and an hour.
+    So do checkpoints here whose derivation was ended, and that nobody went on with since.
     Raises `Tampered` for a ledger that cannot be trusted, `Unavailable`.
     """
+    done = _collected(age, dry_run=dry_run)
+    if done.at_work:
+        return done
+    files, size = _ended_derivations(datetime.now(UTC) - max(age, YOUNGEST), dry_run=dry_run)
+    return replace(done, files=done.files + files, bytes=done.bytes + size)
+
+
+def _collected(age: timedelta, *, dry_run: bool) -> CollectedWeights:
     stored, cached = _stored(), _cached()
     if not (stored or cached):
         return CollectedWeights(dry_run, 0, 0, 0)
@@ -81,6 +91,19 @@ def collect_weights(age: timedelta, *, dry_run: bool) -> CollectedWeights:
             del going[_removed(going, cached, before, end) :]
     left = len(stored.keys() - set(going))
     return CollectedWeights(dry_run, len(going), sum(sizes[: len(going)]), left)
+
+
+def _ended_derivations(before: datetime, *, dry_run: bool) -> tuple[int, int]:
+    """Remove checkpoints that were begun and left; return how many files that were, and bytes."""
+    files = size = 0
+    for folder in (settings().root / "cache").glob("*/derivations/*"):
+        held = [path for path in folder.rglob("*") if path.is_file()]
+        if not held or max(map(_modified, held)) >= before:
+            continue
+        files, size = files + len(held), size + sum(path.stat().st_size for path in held)
+        if not dry_run:
+            shutil.rmtree(folder, ignore_errors=True)
+    return files, size
 
 
 def _stored() -> dict[str, Listed]:
