@@ -323,10 +323,12 @@ def _small_twin(model: PreTrainedModel) -> PreTrainedModel:
     from copy import deepcopy
 
     config = deepcopy(model.config)
-    config.vocab_size, config.intermediate_size, config.num_hidden_layers = 2, 2, 1
+    config.vocab_size, config.intermediate_size = 2, 2
     config.pad_token_id = None
-    if getattr(config, "layer_types", None):
-        config.layer_types = config.layer_types[:1]
+    kinds = [*dict.fromkeys(getattr(config, "layer_types", None) or ())]
+    config.num_hidden_layers = max(len(kinds), 1)  # a layer of each kind: some have own positions
+    if kinds:
+        config.layer_types = kinds
     twin: PreTrainedModel = type(model)(config)
     return twin
 

@@ -58,6 +58,11 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "Bloom": {"hidden_size": 16, "n_layer": 2, "n_head": 2},  # ALiBi
     "Phi3": {**SHAPE, "original_max_position_embeddings": 8, "rope_parameters": LONG},
     "Olmo": SHAPE,  # norms without weights
+    "Olmo3": {  # positions of their own in layers that see all, and others in windows
+        **SHAPE,
+        "sliding_window": 4,
+        "layer_types": ["sliding_attention", "full_attention"],
+    },
 }
 
 
