@@ -21,7 +21,7 @@ MODULES: Mapping[str, str] = {
     "gpu-engines": "benchmarks.kernels.gpu_engines",
     "gpu-products": "benchmarks.kernels.gpu_products",
     "gpu-derive": "benchmarks.kernels.gpu_derive",
-    "gpu-checkpoint": "benchmarks.language.checkpoints.gpu_checkpoint",
+    "checkpoint-8b": "benchmarks.language.checkpoints.steps",
     "pareto-front": "benchmarks.quantization.pareto_front",
     "recalibration": "benchmarks.quantization.recalibration",
     "observation": "benchmarks.quantization.observation",
@@ -63,7 +63,7 @@ MODULES: Mapping[str, str] = {
     "personal-data": "benchmarks.personal_data.recall",
 }
 NAMES = tuple(MODULES)
-BY_NAME_ALONE = frozenset({"serving-soak", "console-scale", "llm-8b"})
+BY_NAME_ALONE = frozenset({"serving-soak", "console-scale", "llm-8b", "checkpoint-8b"})
 """Take half an hour and more: they run where they are named."""
 RENAMED = {"front": "pareto-front"}
 BESIDE_A_COMMIT = frozenset({"commands", "console", "maintain", "up"})

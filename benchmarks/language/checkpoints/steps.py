@@ -1,6 +1,6 @@
-"""The steps of the loop on a checkpoint of eight billion random weights, on a CUDA device.
+"""The steps of the loop on a checkpoint of eight billion random weights, on a device or the CPU.
 
-`--quick` takes two layers. Run where 60 GB of disk are free.
+`--quick` takes two layers. Run where 60 GB of disk are free; without MLflow and Prefect.
 """
 
 from __future__ import annotations
@@ -24,11 +24,25 @@ from infra.identifiers import RequestId
 from tasks.models.corpus import EPOCH
 from tasks.records import Request
 
-NAME, TITLE = "gpu-checkpoint", "The loop on a Llama of eight billion weights, on a CUDA device"
-TEXTS, GOLDEN, TOKENS, WORDS = 256, 96, 256, 1000
-RECIPE = "int8-smooth"
-MINUTES = 5
-"""For the whole of a static INT8 derivation."""
+NAME, TITLE = "checkpoint-8b", "The loop's steps on a Llama of eight billion weights"
+WORDS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Amount:
+    """How much is asked, and what is aimed for."""
+
+    recipe: str
+    texts: int
+    golden: int
+    tokens: int
+    goal: Goal  # without its figure
+
+
+ON_DEVICE = Amount(
+    "int8-smooth", 256, 96, 256, Goal("minutes of a recalibration", 5, None, "at most")
+)
+ON_CPU = Amount("int8-max", 32, 8, 64, Goal("GB of the process", 16, None, "at most"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,36 +52,36 @@ class StepSeconds:
     step: str = column("step")
     texts: int = column("texts", "d")
     seconds: float = column("s", ".0f")
-    device: float = column("GB of the device at most", ".1f")
+    resident: float = column("GB of the process at most", ".1f")
+    device: float = column("GB of the device", ".1f")
     figure: str = column("found")
 
 
 def measure(quick: bool) -> ResultTable:
-    """Take a checkpoint in, and do what a recalibration does; without a device nothing."""
+    """Take a checkpoint in, and do what a recalibration does."""
     import torch
 
-    if not torch.cuda.is_available():
-        reason = f"no CUDA device is visible to torch {torch.__version__}: nothing was measured"
-        goal = Goal("minutes of a recalibration", MINUTES, None, "at most")
-        return ResultTable(NAME, TITLE, [], [goal], [reason])
+    on_device = torch.cuda.is_available()
+    amount = ON_DEVICE if on_device else ON_CPU
     shape = random_llama.LLAMA_3_8B
     shape = replace(shape, layers=2) if quick else shape
     with (
         tempfile.TemporaryDirectory() as name,
         patch.dict(os.environ, REQUANT_WORKSPACE=str(Path(name) / "workspace")),
     ):
-        rows = _steps(Path(name), shape)
-    seconds = sum(row.seconds for row in rows[1:])
+        rows = _steps(Path(name), shape, amount)
+    minutes = sum(row.seconds for row in rows[1:]) / 60
+    figure = minutes if on_device else max(row.resident for row in rows)
     notes = (
-        f"{torch.cuda.get_device_name()}, torch {torch.__version__}, CUDA {torch.version.cuda}; "
+        f"{torch.cuda.get_device_name() if on_device else 'CPU'}, torch {torch.__version__}; "
         f"{shape.weights / 1e9:.2f} billion weights in bfloat16, {shape.layers} layers; texts of "
-        f"{TOKENS} tokens.",
+        f"{amount.tokens} tokens; {minutes:.1f} minutes after it was taken in.",
     )
-    goal = Goal("minutes of a recalibration", MINUTES, seconds / 60, "at most")
+    goal = replace(amount.goal, figure=figure)
     return ResultTable(NAME, TITLE, rows, [goal], notes)
 
 
-def _steps(folder: Path, shape: random_llama.LlamaShape) -> list[StepSeconds]:
+def _steps(folder: Path, shape: random_llama.LlamaShape, amount: Amount) -> list[StepSeconds]:
     from tasks.layerwise.comparing import compare_payloads
     from tasks.layerwise.request_amax import watch_payloads
     from tasks.models.checkpoints.carried import CarriedCheckpoint
@@ -82,11 +96,11 @@ def _steps(folder: Path, shape: random_llama.LlamaShape) -> list[StepSeconds]:
     random_llama.write(source, shape)
     tokenizer = random_llama.word_tokenizer(WORDS)
     (source / "tokenizer.json").write_bytes(tokenizer)
-    inputs = LanguageInputs(tokenizer, NO_CACHE, max_length=TOKENS, new_tokens=1)
-    texts = random_llama.texts(TEXTS + GOLDEN, TOKENS, WORDS)
+    inputs = LanguageInputs(tokenizer, NO_CACHE, max_length=amount.tokens, new_tokens=1)
+    texts = random_llama.texts(amount.texts + amount.golden, amount.tokens, WORDS)
     requests = [
         Request(RequestId(str(n)), EPOCH, "t", "words", "en", text)
-        for n, text in enumerate(texts[:TEXTS])
+        for n, text in enumerate(texts[: amount.texts])
     ]
 
     def step(said: str, count: int, do: Callable[[], Any], tell: Callable[[Any], str]) -> Any:
@@ -101,18 +115,18 @@ def _steps(folder: Path, shape: random_llama.LlamaShape) -> list[StepSeconds]:
     model: Any = SimpleNamespace(checkpoint=CarriedCheckpoint(index), inputs=inputs)
     step(
         "watched, to set requests aside",
-        TEXTS,
-        lambda: watch_payloads(model, texts[:TEXTS]),
+        amount.texts,
+        lambda: watch_payloads(model, texts[: amount.texts]),
         lambda found: f"{found.amax.shape[1]} sites",
     )
     files = step(
-        f"derived by {RECIPE}",
-        TEXTS,
+        f"derived by {amount.recipe}",
+        amount.texts,
         lambda: derive_candidate(
             model.checkpoint,
             inputs,
             requests,
-            find_recipe(RECIPE),
+            find_recipe(amount.recipe),
             Origin("", "", ""),
             folder / "derivation",
             {},
@@ -124,8 +138,8 @@ def _steps(folder: Path, shape: random_llama.LlamaShape) -> list[StepSeconds]:
     served = CarriedCheckpoint(onnx.load_from_string(files["graph.onnx"]))
     step(
         "judged beside full precision",
-        GOLDEN,
-        lambda: compare_payloads(model, served, texts[TEXTS:]),
+        amount.golden,
+        lambda: compare_payloads(model, served, texts[amount.texts :]),
         lambda found: _told(found, served.size / model.checkpoint.size),
     )
     return rows
@@ -141,10 +155,15 @@ def _timed(
 ) -> tuple[StepSeconds, Any]:
     import torch
 
-    torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats()
+    on_device = torch.cuda.is_available()
+    if on_device:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak
     begun = perf_counter()
     made = do()
     seconds = perf_counter() - begun
-    peak = torch.cuda.max_memory_allocated() / 1e9
-    return StepSeconds(said, count, seconds, peak, tell(made)), made
+    peak = torch.cuda.max_memory_allocated() / 1e9 if on_device else 0.0
+    status = Path("/proc/self/status").read_text()
+    resident = int(status.partition("VmHWM:")[2].split()[0]) * 1024 / 1e9
+    return StepSeconds(said, count, seconds, resident, peak, tell(made)), made
