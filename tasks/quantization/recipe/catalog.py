@@ -249,7 +249,7 @@ _ALL = (
     ),
     Recipe(
         "nvfp4-weights",
-        "FP4 weights, GPTQ rounding, 16 a scale, the output layer in INT8",
+        "FP4 weights, GPTQ rounding, 16 a scale, the output layer in INT8 or more",
         _NVFP4,
         None,
         rounding=_GPTQ,
@@ -264,7 +264,7 @@ _ALL = (
     ),
     Recipe(
         "mxfp4-weights",
-        "FP4 weights, GPTQ rounding, 32 a scale, a power of two, the output layer in INT8",
+        "FP4 weights, GPTQ rounding, 32 a scale, a power of two, the output layer in INT8 or more",
         _MXFP4,
         None,
         rounding=_GPTQ,
@@ -280,7 +280,7 @@ _ALL = (
     *(
         _weight_only(
             f"int4-block-{b}",
-            f"INT4 weights, {b} a scale, the output layer in INT8",
+            f"INT4 weights, {b} a scale, the output layer in INT8 or more",
             NumberFormat.INT4,
             b,
         )
@@ -295,7 +295,7 @@ _ALL = (
     ),
     _weight_only(
         "int4-gptq",
-        "INT4 weights, GPTQ rounding, the output layer in INT8",
+        "INT4 weights, GPTQ rounding, the output layer in INT8 or more",
         NumberFormat.INT4,
         32,
         rounding=_GPTQ,
@@ -317,11 +317,14 @@ _ALL = (
         head_at_ends=True,
     ),
     _weight_only(
-        "int2-block-32", "INT2 weights, 32 a scale, the output layer in INT8", NumberFormat.INT2, 32
+        "int2-block-32",
+        "INT2 weights, 32 a scale, the output layer in INT8 or more",
+        NumberFormat.INT2,
+        32,
     ),
     _weight_only(
         "int2-gptq",
-        "INT2 weights, GPTQ rounding, the output layer in INT8",
+        "INT2 weights, GPTQ rounding, the output layer in INT8 or more",
         NumberFormat.INT2,
         32,
         rounding=_GPTQ,
