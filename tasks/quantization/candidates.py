@@ -108,6 +108,7 @@ def derive_checkpoint(
             for values, limit in parse_ceilings(calibration.ceilings).items()
             if not values.smoothed
         },
+        model.spec.calibration.keep,
     )
     return store_files(model, name, recipe, files)
 

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Sequence, Set
 
 from tasks.specs.traits import Task
 
 CHECKPOINT = "compressed-tensors"
 """The target of language models that stay checkpoints: what vLLM and transformers load."""
+
+
+def regular_expression(text: str) -> str:
+    """Return a regular expression as it is; raises `ValueError` where it is none."""
+    try:
+        re.compile(text)
+    except re.error as exc:
+        raise ValueError(f"it is no regular expression ({exc})") from exc
+    return text
+
+
 OF_TEXTS = frozenset({"perplexity-ratio", "agreement"})
 """What a checkpoint is judged by: both sides read the golden texts, and neither writes."""
 
@@ -19,9 +31,12 @@ def why_not_checkpoint(
     metrics: Set[str],
     speeds: Sequence[str],
     selection: str,
+    keep: str | None,
     given: Collection[str],
 ) -> str | None:
     """Say what a spec with the target `compressed-tensors` asks for that needs a graph.
+
+    Of another spec, what it asks for that only a checkpoint has.
 
     Args:
         task: What the model does.
@@ -29,11 +44,15 @@ def why_not_checkpoint(
         metrics: That budgets.quality bounds.
         speeds: Budgets of writing tokens that are set.
         selection: How calibration sets are chosen.
+        keep: What finds linear layers that stay in floating point; None: none.
         given: Optional parts of the spec that are there: adapter, serving, control.
 
     Returns:
         The field and what to write, or None.
     """
+    if CHECKPOINT not in targets:
+        of_checkpoints = f"calibration.keep is of the target {CHECKPOINT}: leave it out"
+        return of_checkpoints if keep is not None else None
     unread = sorted(metrics - OF_TEXTS)
     wrong = (
         (len(targets) > 1, f"targets: {CHECKPOINT} stands alone, as other targets need a graph"),

@@ -16,7 +16,7 @@ from pydantic import (
 from infra.errors import BadInput
 from infra.identifiers import ModelName
 from infra.yaml_text import read_yaml
-from tasks.specs.checkpoint import CHECKPOINT, why_not_checkpoint
+from tasks.specs.checkpoint import CHECKPOINT, regular_expression, why_not_checkpoint
 from tasks.specs.custom import Dimensions, MetricSpec, Number, States, TensorSpec, with_rules
 from tasks.specs.drift import DriftSpec, WindowSpec
 from tasks.specs.preprocess import PreprocessSpec
@@ -197,6 +197,8 @@ class CalibrationSpec(_SpecModel):
     selection: Literal["random", "cover"] = (
         "random"  # cover: few requests that reach and fill every site's range
     )
+    # Of a checkpoint: linear layers whose name it finds stay in floating point, such as down_proj.
+    keep: Annotated[str, AfterValidator(regular_expression)] | None = None
     anchor_share: float = Field(default=0.25, ge=0, le=1)  # of the set, from the calibration pool
     guardrails: tuple[
         str, ...
@@ -318,9 +320,10 @@ class ModelSpec(_SpecModel):
             metrics={rule.metric for rule in self.budgets.quality},
             speeds=[name for name in OF_GENERATION if getattr(self.budgets, name) is not None],
             selection=self.calibration.selection,
+            keep=self.calibration.keep,
             given=[name for name, part in parts.items() if part is not None],
         )
-        if self.is_checkpoint and wrong:
+        if wrong:
             raise ValueError(wrong)
         return self
 

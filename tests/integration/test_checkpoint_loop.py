@@ -86,6 +86,7 @@ def spec(**changes: object) -> dict[str, object]:
             ],
         },
         "targets": ["compressed-tensors"],
+        "calibration": {"keep": r"layers\.1\.mlp\.down"},
         "schedule": {"slug": "nightly", "cron": "0 3 * * *"},
         "window": {"sample": 64, "minimum_rows": 32},
         **changes,
@@ -125,6 +126,7 @@ def test_the_first_champion_is_judged_by_what_was_stored(
     assert "timed where it is served" in untold["latency-ratio"]
     release = large.release("large", first.release)
     assert "graph.onnx" in release.files
+    assert "model.layers.1.mlp.down_proj" in release.facts["kept_high"]
     assert len(release.weights) >= 16  # files of tensors, named in it by their digests
 
 
@@ -258,6 +260,8 @@ def test_a_checkpoint_that_was_killed_while_it_was_made_goes_on(
         ({"control": {"metric": "exact-match", "at_least": 0.5}}, "writes no answers"),
         ({"serving": {"delivery": {}}}, "served by vLLM or transformers"),
         ({"calibration": {"selection": "cover"}}, "write random"),
+        ({"calibration": {"keep": "("}}, "no regular expression"),
+        ({"targets": ["onnxruntime-cpu"]}, "calibration.keep is of the target"),
     ],
 )
 def test_what_needs_a_graph_is_refused_in_the_spec(changed: dict[str, object], said: str) -> None:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     import torch
 
 _IN_LAYER = re.compile(r"\.\d+\..*weight$")
+_SHOWN = 3  # layers that a sentence names
 WINDOW = 512
 """Tokens of a window that is calibrated on, at most."""
 
@@ -60,6 +61,7 @@ def derive_candidate(
     origin: Origin,
     scratch: Path,
     ceilings: Mapping[str, float],
+    keep: str | None = None,
 ) -> dict[str, bytes]:
     """Return a candidate's files, its large tensors written into the workspace's weights.
 
@@ -71,6 +73,7 @@ def derive_candidate(
         origin: What is recorded of where it comes from.
         scratch: The folder that a derivation goes on in, where one was ended; removed at the end.
         ceilings: As of `derive`.
+        keep: As of `derive`.
 
     Raises:
         BadInput: As `derive`.
@@ -88,6 +91,7 @@ def derive_candidate(
         device=device_here(),
         watched=watched,
         ceilings=ceilings,
+        keep=keep,
         told=lambda layer, of: tell(f"making {recipe.name}: decoder layer {layer} of {of}"),
     )
     beside = {path.name: path.read_bytes() for path in (scratch / CONFIG, *files_beside(scratch))}
@@ -173,11 +177,12 @@ def _remarks(made: DerivedCheckpoint | None) -> Iterator[str]:
         return
     yield f"{made.quantized} linear layers of {made.layers} decoder layers are quantized"
     if made.kept:
-        yield f"in floating point as stored: {', '.join(made.kept)}"
+        more = f" and {len(made.kept) - _SHOWN} more" if len(made.kept) > _SHOWN else ""
+        yield f"in floating point as stored: {', '.join(made.kept[:_SHOWN])}{more}"
     if made.unsmoothed:
         yield (
             f"{len(made.unsmoothed)} sites are not smoothed, as nothing before them takes the "
-            f"scales: {', '.join(made.unsmoothed[:3])}"
+            f"scales: {', '.join(made.unsmoothed[:_SHOWN])}"
         )
 
 
