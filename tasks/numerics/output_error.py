@@ -101,22 +101,21 @@ def output_error(
         quantizer: Q of the activation; None leaves it in floating point.
         scheme: Q of the weight.
         smoothing_scales: s, [inputs]; None is 1.
-        exact: X W', [n, outputs], where the caller has it.
+        exact: X W', [n, outputs], where the caller has it; else it is made a part at a time.
     """
-    exact = exact_output(rows, weight) if exact is None else exact
-    if smoothing_scales is not None:
-        rows = rows / smoothing_scales
+    read = rows if smoothing_scales is None else rows / smoothing_scales
     if quantizer is not None:
-        rows = fake_quantize(rows, quantizer)
+        read = fake_quantize(read, quantizer)
     # One scale of the whole weight cannot be found from a part of it; NVFP4 has one of its scales.
     whole = isinstance(scheme.granularity, PerTensor) or scheme.scales is ScaleFormat.E4M3
     size = len(weight) if whole else OUTPUTS_AT_ONCE
     lost, energy = 0.0, 0.0
     for start in range(0, len(weight), size):
         part = weight[start : start + size]
+        wanted = exact_output(rows, part) if exact is None else exact[:, start : start + size]
         if smoothing_scales is not None:
             part = part * smoothing_scales
-        output = widened(rows, part) @ quantize(part, scheme).dequantized().T
-        of_part = _squares(exact[:, start : start + size], output)
+        output = widened(read, part) @ quantize(part, scheme).dequantized().T
+        of_part = _squares(wanted, output)
         lost, energy = lost + of_part[0], energy + of_part[1]
     return _ratio(lost, energy)
