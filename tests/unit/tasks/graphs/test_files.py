@@ -218,7 +218,7 @@ def test_mapped_weights_have_to_fit_and_the_way_round_is_named(
     monkeypatch.setattr("infra.processes.memory.available", lambda root: 20_000_000_000)
     require_room_beside(12_000_000_000, 1_600_000_000, where="x", mapped=True)
     with pytest.raises(
-        Unavailable, match=r"x needs about 36\.\d GB .* 20\.0 GB: .*requant quantize"
+        Unavailable, match=r"x needs about 36\.\d GB .* 20\.0 GB: .*compressed-tensors"
     ):
         require_room_beside(32_000_000_000, 2_100_000_000, where="x", mapped=True)
     with pytest.raises(Unavailable, match=r"or register it on a larger machine$"):
