@@ -17,6 +17,7 @@ import yaml
 from benchmarks.harness.table import Goal, ResultTable, column
 from benchmarks.harness.watched import watched
 from benchmarks.language import random_llama
+from benchmarks.language.checkpoints import one_loop
 from infra.identifiers import RequestId
 from tasks.models.corpus import EPOCH, write_corpus
 from tasks.models.golden import write_golden
@@ -120,21 +121,14 @@ def _write_data(folder: Path) -> None:
         for n in range(REQUESTS)
     ]
     (folder / "day.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    spec = {
-        "version": 1,
+    spec = dict(one_loop.spec(REQUESTS)) | {
         "name": MODEL,
         "source": "checkpoint",
-        "task": "causal-lm",
         "input": {"tokenizer": "tokenizer.json", "max_length": TOKENS},
-        "data": {"calibration": "pool.parquet"},
-        "golden": {"cases": "golden.parquet"},
         "budgets": {
             "latency_ratio": 1.0,
-            "size_ratio": 1.0,
+            "size_ratio": 1.0,  # of two layers most bytes are the embeddings'
             "quality": [{"metric": "perplexity-ratio", "at_most": 1.5}],
         },
-        "targets": ["compressed-tensors"],
-        "schedule": {"slug": "nightly", "cron": "0 3 * * *"},
-        "window": {"sample": REQUESTS, "minimum_rows": 16},
     }
     (folder / "model.yaml").write_text(yaml.safe_dump(spec))

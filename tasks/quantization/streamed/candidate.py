@@ -81,7 +81,7 @@ def derive_candidate(
     """
     if not recipe.quantized:
         return _files(original.index, RangeWatch(0), recipe, origin, None)
-    windows, _ = calibration_windows(inputs, requests, positions_in(read_config(original)))
+    windows = calibration_windows(inputs, requests, positions_in(read_config(original)))
     watched = RangeWatch(len(windows))
     made = derive(
         original,
@@ -102,8 +102,8 @@ def derive_candidate(
 
 def calibration_windows(
     inputs: LanguageInputs, requests: Sequence[Request], positions: int | None
-) -> tuple[torch.Tensor, tuple[str, ...]]:
-    """Return texts as windows of one length without padding, [windows, tokens], and their groups.
+) -> torch.Tensor:
+    """Return texts as windows of one length without padding, [windows, tokens].
 
     Texts of a group are joined in their order. What does not fill its last window is filled with
     the group's own beginning, so that a rare group has its say too.
@@ -125,12 +125,11 @@ def calibration_windows(
     for request, reading in zip(requests, readings, strict=True):
         joined.setdefault(_group(request), []).extend(reading.ids)
     tokens = min(WINDOW, positions or WINDOW, max(map(len, joined.values())))
-    rows, groups = [], []
-    for group, ids in joined.items():
+    rows = []
+    for ids in joined.values():
         count = math.ceil(len(ids) / tokens)
         rows.append(np.resize(np.asarray(ids), (count, tokens)))  # repeats what is too short
-        groups += [group] * count
-    return torch.from_numpy(np.concatenate(rows)), tuple(groups)
+    return torch.from_numpy(np.concatenate(rows))
 
 
 def _group(request: Request) -> str:

@@ -212,7 +212,10 @@ def test_a_head_that_is_stored_twice_alike_is_tied(tmp_path: Path) -> None:
         file,
         metadata={"format": "pt"},
     )
-    require_exact(StreamedDecoder(StoredCheckpoint(tmp_path)), texts(), where="x")
+    decoder = StreamedDecoder(StoredCheckpoint(tmp_path))
+    require_exact(decoder, texts(), where="x")
+    head, table = decoder.model.get_output_embeddings(), decoder.model.get_input_embeddings()
+    assert head.weight is table.weight
 
 
 def test_an_index_that_names_more_than_a_file_holds_is_refused(tmp_path: Path) -> None:
