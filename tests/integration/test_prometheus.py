@@ -138,6 +138,7 @@ def gateway() -> Iterator[str]:
             counted.answered("digits", 500, 0.004)
             counted.ran("digits", 4, 0.003)
             counted.waits("digits", 1)
+            counted.sampled("digits")
             counted.captured("digits", "stored")
             counted.steered("digits", "int8", "header", 0.004)
             counted.shadowed("digits", "compared")
