@@ -69,8 +69,8 @@ def flow_run_id() -> RunId | None:
     return RunId(str(context.flow_run.id)) if context and context.flow_run else None
 
 
-def run_tags() -> dict[str, str]:
-    """Return what the registry's runs are tagged with: the Prefect run at hand, and its page.
+def run_tags(model: str) -> dict[str, str]:
+    """Return what the registry's runs of a model are tagged with: the Prefect run, and its page.
 
     Empty outside of one; without the page where no console is known.
     """
@@ -78,4 +78,4 @@ def run_tags() -> dict[str, str]:
     if run is None:
         return {}
     page = settings().console_page("runs", run)
-    return {"flow_run": run, **({CONSOLE: page} if page else {})}
+    return {"flow_run": run, **({CONSOLE: f"{page}?model={model}"} if page else {})}

@@ -89,9 +89,12 @@ class ConsoleClient:
         """Return the newest runs."""
         return self._get(RunList, "/runs")
 
-    def run(self, run_id: str) -> WatchedRun:
-        """Return one run with its steps and log lines; raise `NotFound` and `Unavailable`."""
-        return self._get(WatchedRun, f"/runs/{quote(run_id)}")
+    def run(self, run_id: str, model: str = "") -> WatchedRun:
+        """Return one run with its steps and log lines; raise `NotFound` and `Unavailable`.
+
+        With its model, also one that the Prefect server in use does not have.
+        """
+        return self._get(WatchedRun, f"/runs/{quote(run_id)}", model=model)
 
     def audit(self, **wanted: str | int) -> EntryPage:
         """Return entries of the ledgers, by `model`, `kind`, `actor`, `version`, `text`, `at`.

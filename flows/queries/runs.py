@@ -74,6 +74,7 @@ class RunView:
     ended: str | None = None  # ISO 8601
     lines: tuple[LogLine, ...] = ()  # oldest first
     runs: tuple[str, ...] = ()  # its id, and those of the runs inside it
+    problem: str | None = None  # why the ledger alone tells of it
 
 
 def read_run(run_id: str) -> RunView:
@@ -86,7 +87,9 @@ def read_run(run_id: str) -> RunView:
             return replace(_view(run, (), 0.0, ""), flow=flow, runs=(str(run.id),))
         return replace(_begun(client, run), flow=flow)
     except (ObjectNotFound, ValueError) as exc:
-        raise NotFound(f"no run has the id {run_id}: look at the list of runs") from exc
+        raise NotFound(
+            f"the Prefect server in use has no run {run_id}: look at the list of runs"
+        ) from exc
     except (httpx.HTTPError, PrefectHTTPStatusError) as exc:
         raise Unavailable(f"Prefect did not answer ({exc}): see whether its server runs") from exc
 

@@ -104,7 +104,7 @@ def register(
         candidate.model,
         graph,
         release=digest,
-        tags=judged.tags(run_tags()),
+        tags=judged.tags(run_tags(candidate.model)),
         run_name=run_name,
         metrics=judged.metrics,
         params={"recipe": candidate.recipe, "quantized_share": fraction},

@@ -132,7 +132,7 @@ def record_ladder(
 ) -> RunId:
     """Record one run for the climb and a child run for each candidate; returns the climb's id."""
     model, store = calibration.model, settings().store()
-    climb = climb_run(model, window, calibration.digest, figures, limits, reason, run_tags())
+    climb = climb_run(model, window, calibration.digest, figures, limits, reason, run_tags(model))
     for name, data in climb.artifacts.items():
         store.put(layout.report(model, window, name), data)
     parent = _log(model, climb)

@@ -47,7 +47,7 @@ def test_prefect_mlflow_and_evidently_lead_back_to_the_console_and_it_to_them(
     mlflow = MlflowClient(ran.mlflow_uri)
     for version in ran.registry().versions("digits"):
         assert version.tags["console"] == f"{CONSOLE}/models/digits/versions/{version.version}"
-        made_by = f"{CONSOLE}/runs/{version.tags['flow_run']}"
+        made_by = f"{CONSOLE}/runs/{version.tags['flow_run']}?model=digits"
         assert mlflow.get_run(str(version.run_id)).data.tags["console"] == made_by
         path = ran.registry().run_path("digits", version.version)
         assert path == f"/#/experiments/1/runs/{version.run_id}"

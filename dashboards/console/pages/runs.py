@@ -17,10 +17,10 @@ from dashboards.console.permissions import caller, require_run
 from dashboards.console.rendering import asked, rendered, show
 from flows.queries import runs
 from flows.queries.console.indexed import acts_of
-from flows.queries.console.watched import WatchedRun, labelled, watched
+from flows.queries.console.watched import WatchedRun, labelled, told_by_ledger, watched
 from flows.queries.runs import RunView
 from infra.access.roles import EVERY, Role
-from infra.errors import RequantError
+from infra.errors import NotFound, RequantError
 from tasks.promotion.ledger import LedgerEntry
 from tasks.specs.registration import current_digest
 
@@ -65,15 +65,21 @@ def runs_list(request: Request) -> RunList:
 
 
 @router.get("/runs/{run_id}")
-def run_page(request: Request, run_id: str) -> Response:
-    """Show one run, watched while it lasts; raise `NotFound` and `Unavailable`."""
-    return show(request, "run.html.j2", **_shown(request, watched(_read(request, run_id))))
+def run_page(request: Request, run_id: str, model: str = "") -> Response:
+    """Show one run, watched while it lasts; raise `NotFound` and `Unavailable`.
+
+    Where `model` says whose run it was, one that Prefect does not have is told by the ledger.
+    """
+    return show(request, "run.html.j2", **_shown(request, watched(_read(request, run_id, model))))
 
 
 @api.get("/runs/{run_id}")
-def run_watched(request: Request, run_id: str) -> WatchedRun:
-    """Return one run with steps, candidates, log lines and ledger entries; 404, 503."""
-    return watched(_read(request, run_id))
+def run_watched(request: Request, run_id: str, model: str = "") -> WatchedRun:
+    """Return one run with steps, candidates, log lines and ledger entries; 404, 503.
+
+    With its `model`, also one that the Prefect server in use does not have.
+    """
+    return watched(_read(request, run_id, model))
 
 
 @router.get("/runs/{run_id}/progress")
@@ -123,9 +129,15 @@ def _fragment(request: Request, run_id: str) -> tuple[str, bool]:
     return page, bool(run and run.finished)
 
 
-def _read(request: Request, run_id: str) -> RunView:
+def _read(request: Request, run_id: str, model: str = "") -> RunView:
     """Return a run that the caller may see; raise `NotAllowed`, `NotFound`, `Unavailable`."""
-    run = runs.read_run(run_id)
+    try:
+        run = runs.read_run(run_id)
+    except NotFound:
+        if not model:
+            raise
+        require_run(request, Role.VIEWER, model)
+        return told_by_ledger(run_id, model)
     require_run(request, Role.VIEWER, run.model)
     return run
 

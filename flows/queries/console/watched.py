@@ -8,7 +8,7 @@ from flows.outcomes import Status
 from flows.queries.console.entries import EntryView, view_of
 from flows.queries.console.ledgers import ledgers
 from flows.queries.runs import RunView
-from infra.errors import RequantError
+from infra.errors import NotFound, RequantError
 from infra.settings import settings
 from infra.stores import layout
 from tasks.drift.report.keys import EVIDENTLY, project_id, snapshot_id
@@ -22,6 +22,10 @@ _ACTS = frozenset(
     {EntryKind.PROMOTED, EntryKind.ROLLED_BACK, EntryKind.APPROVED, EntryKind.REJECTED}
 )
 _ENDED_WELL = (Status.KEPT, Status.PROMOTED, Status.ALREADY_DONE)
+ELSEWHERE = (
+    "The Prefect server in use does not have this run: it ran without a server or on another one. "
+    "Its steps and log are not known here; the ledger tells the rest."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +71,35 @@ def watched(run: RunView) -> WatchedRun:
         versions=tuple(dict.fromkeys(entry.version for entry in written if entry.version)),
         why=_why(run, written),
         snapshot=_snapshot(run.model or "", written) if run.finished else "",
+    )
+
+
+def told_by_ledger(run_id: str, model: str) -> RunView:
+    """Return a run that the Prefect server in use does not have, as a model's ledger tells it.
+
+    Raises:
+        NotFound: There is no such model, or nothing in its ledger is by the run.
+        Tampered: The ledger cannot be believed.
+    """
+    current_digest(model)
+    written = [entry for entry in ledgers.entries(model) if entry.details.get("run") == run_id]
+    if not written:
+        raise NotFound(f"neither Prefect nor the ledger of {model} has a run {run_id}")
+    end = next((entry for entry in written if entry.kind is EntryKind.FINISHED), None)
+    failed = end is not None and bool(end.details.get("failed"))
+    return RunView(
+        run_id=run_id,
+        name=f"run {run_id[:8]}",
+        model=model,
+        state="Unknown" if end is None else "Failed" if failed else "Completed",
+        message="the ledger has no end of it" if end is None else end.reason,
+        started=written[0].time.isoformat(),
+        finished=True,
+        fraction=1.0,
+        doing="",
+        ended=written[-1].time.isoformat(),
+        runs=(run_id,),
+        problem=ELSEWHERE,
     )
 
 

@@ -150,7 +150,7 @@ def _tags(window: SampleRef, decision: Decision) -> dict[str, str]:
         "decision": decision.action.value,
         "attribution": decision.attribution,
         "window": window.digest,
-        **run_tags(),
+        **run_tags(window.model),
         **{
             f"{STORED_DETECTOR}.{result.detector}": result.health.value
             for result in decision.results

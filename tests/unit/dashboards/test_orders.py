@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -19,7 +20,7 @@ from flows.queries.console.watched import watched
 from flows.queries.runs import LogLine, RunView
 from flows.queries.workers import WorkerView
 from infra.canonical import Json
-from infra.errors import Unavailable
+from infra.errors import NotFound, Unavailable
 from infra.releases import write_release
 from infra.settings import Settings
 from infra.stores import layout
@@ -174,6 +175,29 @@ def test_a_run_shows_its_candidates_and_its_log(known: Settings) -> None:
     end = "promoted: version 2 (int8-smooth) is champion"
     ended = replace(ENDED, lines=lines, message=end)
     assert [item.state for item in watched(ended).tried] == ["did not pass", "passed"]
+
+
+def test_a_run_of_another_server_is_told_by_the_ledger(
+    browser: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def absent(_: str) -> RunView:
+        raise NotFound("the Prefect server in use has no such run")
+
+    monkeypatch.setattr(runs, "read_run", absent)
+    for kind, reason in (
+        (EntryKind.INTENDED, "traffic moved"),
+        (EntryKind.FINISHED, "refused: no"),
+    ):
+        entry = body(kind, actor="Ada", reason=reason, details={"run": RUN.run_id})
+        journal.commit("tiny", lambda _, entry=entry: entry)
+    assert browser.get(f"/runs/{RUN.run_id}").status_code == 404
+    (linked,) = set(re.findall(r'href="(/runs/[^"]+)"', browser.get("/audit").text))
+    page = browser.get(linked).text
+    assert "on another one" in page
+    assert "traffic moved" in page
+    assert "<title>tiny: refused" in page
+    assert "this run in Prefect" not in page
+    assert browser.get(linked.replace(RUN.run_id, "nobodys")).status_code == 404
 
 
 def test_a_run_is_streamed_until_it_ends(
