@@ -1,14 +1,17 @@
 """Uvicorn's HTTP/1.1 protocol with bounds of its own: uvicorn has none for what comes slowly.
 
 Its maintainers leave them open (https://github.com/Kludex/uvicorn/issues/157). A request's head has
-to come within a time and a size, and a client has to take its answer. What is no HTTP is told so by
-a problem document, as every other error is.
+to come within a time and a size, a client has to take its answer, and connections are counted, so
+that the process keeps open files for its own work. What is no HTTP is told so by a problem
+document, as every other error is.
 """
 
 from __future__ import annotations
 
 import asyncio
+import resource
 from asyncio import TimerHandle
+from collections.abc import Mapping
 from http import HTTPStatus
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -16,6 +19,14 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from infra.access.problems import problem
 
 NO_HTTP = "the bytes are no request of HTTP/1.1"
+FULL = "this server has as many connections as it keeps open: try again, or use one of yours again"
+MOST_CONNECTIONS = 4096
+
+
+def most_connections() -> int:
+    """Return how many connections are kept: half of the files that this process may open."""
+    open_files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return MOST_CONNECTIONS if open_files < 0 else min(MOST_CONNECTIONS, open_files // 2)
 
 
 class BoundedHttp(HttpToolsProtocol):
@@ -35,17 +46,21 @@ class BoundedHttp(HttpToolsProtocol):
     linger_s = 1.0
     """Seconds for which what a refused client still sends is thrown away: a connection that is
     closed over unread bytes is reset, and the answer may be lost."""
+    most = most_connections()
+    """Connections; one more is told to come again as soon as it says something."""
 
     _late: TimerHandle | None = None
     _stuck: TimerHandle | None = None
     _began = False  # whether a byte of the next head has come
     _whole = False  # whether all of it has, and its body is read
+    _surplus = False  # whether there were as many connections as are kept
     _unfit = False  # whether nothing more is read
     _size = 0  # bytes since the last whole head or piece of a body
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Wait for the first head."""
         super().connection_made(transport)
+        self._surplus = len(self.connections) > self.most
         self._expect()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -56,6 +71,8 @@ class BoundedHttp(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Read what came; of a connection that was refused nothing."""
+        if self._surplus and not self._unfit:
+            self._refuse(503, FULL, {"Retry-After": "1"})
         if self._unfit:
             return
         self._began = self._began or not self._whole
@@ -123,7 +140,8 @@ class BoundedHttp(HttpToolsProtocol):
 
     def _expect(self) -> None:
         if self._late is None:
-            self._late = self.loop.call_later(self.head_s, self._give_up)
+            patience = self.linger_s if self._surplus else self.head_s
+            self._late = self.loop.call_later(patience, self._give_up)
 
     def _expected(self) -> None:
         if self._late is not None:
@@ -140,7 +158,7 @@ class BoundedHttp(HttpToolsProtocol):
     def _refuse_size(self) -> None:
         self._refuse(431, f"the head of the request is larger than {self.most_bytes} bytes")
 
-    def _refuse(self, status: int, sentence: str) -> None:
+    def _refuse(self, status: int, sentence: str, headers: Mapping[str, str] | None = None) -> None:
         """Read no more; answer in the application's stead where an answer is due, and close."""
         self._unfit = True
         self._expected()
@@ -153,7 +171,7 @@ class BoundedHttp(HttpToolsProtocol):
             cycle.disconnected = True
             cycle.message_event.set()
         if not answering or not (self.pipeline or cycle.response_started):
-            self.transport.write(_rendered(status, sentence))
+            self.transport.write(_rendered(status, sentence, headers or {}))
             if self.transport.can_write_eof():
                 self.transport.write_eof()
                 self.flow.resume_reading()
@@ -185,9 +203,10 @@ class BoundedHttp(HttpToolsProtocol):
             self._stuck = None
 
 
-def _rendered(status: int, sentence: str) -> bytes:
+def _rendered(status: int, sentence: str, headers: Mapping[str, str]) -> bytes:
     """Return a problem document as it is sent."""
-    answer = problem(status, sentence, {"Connection": "close"}, {"error": sentence})
+    closing = {**headers, "Connection": "close"}
+    answer = problem(status, sentence, closing, {"error": sentence})
     lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}".encode()]
     lines += [name + b": " + value for name, value in answer.raw_headers]
     return b"\r\n".join([*lines, b"", bytes(answer.body)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import resource
 import socket
 import threading
 import time
@@ -15,7 +16,7 @@ import uvicorn
 from starlette.types import Receive, Scope, Send
 from websockets.sync.client import connect
 
-from infra.processes.bounded_http import BoundedHttp
+from infra.processes.bounded_http import BoundedHttp, most_connections
 
 HEAD = b"POST / HTTP/1.1\r\nHost: h\r\n"
 WHOLE = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
@@ -52,8 +53,19 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
 
 @pytest.fixture(scope="module")
 def port() -> Iterator[int]:
+    with serving(Hasty) as port:
+        yield port
+
+
+@contextmanager
+def serving(protocol: type[BoundedHttp]) -> Iterator[int]:
     config = uvicorn.Config(
-        application, port=0, http=Hasty, lifespan="off", log_level="critical", timeout_keep_alive=2
+        application,
+        port=0,
+        http=protocol,
+        lifespan="off",
+        log_level="critical",
+        timeout_keep_alive=2,
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
@@ -235,3 +247,37 @@ def test_an_open_websocket_stays(port: int) -> None:
         time.sleep(2 * Hasty.head_s)
         client.send("still here")
         assert client.recv(timeout=5) == "still here"
+
+
+def test_a_connection_too_many_is_told_to_come_again_and_takes_no_place() -> None:
+    class Narrow(Hasty):
+        most, linger_s = 2, 0.1
+
+    with serving(Narrow) as port, connected(port) as first, connected(port) as second:
+        for client in (first, second):
+            client.sendall(WHOLE)
+            assert answered(client, b"0")
+        with connected(port) as silent:
+            began = time.monotonic()
+            assert rest(silent) == b""
+            assert time.monotonic() - began < Narrow.head_s
+        with connected(port) as third:
+            third.sendall(WHOLE)
+            refusal = rest(third)
+            assert is_problem(refusal, 503, "try again")
+            assert b"retry-after: 1" in refusal.lower()
+        first.close()
+        first_again = b""
+        while not first_again.startswith(b"HTTP/1.1 200"):  # until the server knows that it left
+            with connected(port) as fourth:
+                fourth.sendall(WHOLE[:-2] + b"Connection: close\r\n\r\n")
+                first_again = rest(fourth)
+
+
+def test_half_of_the_open_files_are_left_for_the_process_itself() -> None:
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (300, files[1]))
+        assert most_connections() == 150
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, files)
