@@ -81,19 +81,26 @@ class Release:
             Tampered: The bytes of one differ from their digest.
         """
         for name in self.files:
-            self._verified(name, self.store.get(self._key(name)))
+            self.require_file(name)
+
+    def require_file(self, name: str) -> None:
+        """Pass when a file is as recorded, read from the store now; raises as `require_intact`."""
+        self._require(name, self.store.digest(self._key(name)))
 
     def _key(self, name: str) -> Key:
         return layout.release_file(self.model, self.digest, name)
 
     def _verified(self, name: str, data: bytes) -> bytes:
-        if sha256(data) != self.files[name].sha256:
+        self._require(name, sha256(data))
+        return data
+
+    def _require(self, name: str, digest: Digest) -> None:
+        if digest != self.files[name].sha256:
             raise Tampered(
                 f"The file {name} of release {self.digest[:12]} of {self.model} "
                 "differs from its recorded digest and was not loaded: "
                 "write the release again from its source, or roll back."
             )
-        return data
 
 
 def write_release(

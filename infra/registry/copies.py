@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import tempfile
@@ -12,10 +13,12 @@ from urllib.parse import urlsplit
 
 from infra.canonical import sha256
 from infra.errors import BadInput, NotFound, Unavailable
-from infra.registry.flavour import DESCRIPTION, FILES, GRAPH_FILE, differences, parsed
+from infra.identifiers import Digest
+from infra.registry.flavour import DESCRIPTION, FILES, GRAPH_FILE, differences
 from infra.stores import open_store
 from infra.stores.digests import DigestCache
 from infra.weights.naming import file_name, is_weight_file, weight_files
+from infra.weights.outline import outline
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -55,6 +58,14 @@ class ProxiedFiles:
         """Return a file's bytes."""
         with tempfile.TemporaryDirectory() as folder:
             return Path(self._files.download_artifacts(key, folder)).read_bytes()
+
+    def digest(self, key: str) -> Digest:
+        """Return the SHA-256 of a file's bytes."""
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            Path(self._files.download_artifacts(key, folder)).open("rb") as file,
+        ):
+            return Digest(hashlib.file_digest(file, "sha256").hexdigest())
 
     def delete(self, key: str) -> None:
         """Remove a file."""
@@ -119,7 +130,7 @@ def _wrong_beside(
     if weights != named:
         strange, missing = sorted(weights - named), sorted(named - weights)
         return f"it holds {strange[0]}" if strange else f"it lacks {missing[0]}"
-    wrong = differences(small[DESCRIPTION], parsed(graph))
+    wrong = differences(small[DESCRIPTION], outline(graph))
     if wrong is None:
         digests.approve(known)
     return wrong

@@ -68,8 +68,8 @@ def log_onnx(
 def differences(described: bytes, graph: Any) -> str | None:
     """Return what in a logged model's MLmodel would load it otherwise than `log_onnx` wrote it.
 
-    `graph` is the parsed ONNX model. None where MLflow loads that graph, by its ONNX flavour, under
-    the signature that follows from it.
+    `graph` is the parsed ONNX model, whose numbers may be left out. None where MLflow loads that
+    graph, by its ONNX flavour, under the signature that follows from it.
     """
     from mlflow.models import ModelSignature
 

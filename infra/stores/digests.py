@@ -11,7 +11,6 @@ import json
 from pathlib import Path
 from secrets import token_hex
 
-from infra.canonical import sha256
 from infra.stores.port import ObjectStore
 
 _VERSION = 1
@@ -36,7 +35,7 @@ class DigestCache:
         name, stamp = f"{store.url} {key}", store.stamp(key)
         kept = self._kept.pop(name, None)
         if not stamp or kept is None or kept[0] != stamp:
-            kept, self._changed = [stamp, sha256(store.get(key))], True
+            kept, self._changed = [stamp, store.digest(key)], True
             if store.stamp(key) != stamp:  # written meanwhile: whose bytes were read?
                 return kept[1]
         self._kept[name] = kept

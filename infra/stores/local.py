@@ -5,16 +5,19 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import hashlib
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
+from io import BufferedReader
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from infra.errors import AlreadyExists, BadInput, NotFound, RequantError, Unavailable
+from infra.identifiers import Digest
 from infra.stores.key_rules import checked, checked_prefix
 from infra.stores.port import Listed
 
@@ -50,14 +53,8 @@ class LocalStore:
             NotFound: There is no such file.
             Unavailable: The disk does not answer.
         """
-        try:
-            return self._path(key).read_bytes()
-        except _ABSENT as error:
-            raise NotFound(
-                f"There is no object {key} in {self._url}: check the name, or write it first."
-            ) from error
-        except OSError as error:
-            raise self._failure("read", key, error) from error
+        with self._read(key) as file:
+            return file.read()
 
     def put(self, key: str, data: bytes) -> None:
         """Write or replace by renaming a finished file over the old one; raises `Unavailable`."""
@@ -105,6 +102,11 @@ class LocalStore:
             raise NotFound(
                 f"There is no object {key} in {self._url}: check the name, or write it first."
             ) from error
+
+    def digest(self, key: str) -> Digest:
+        """Return the SHA-256 of the file's bytes; raises `NotFound`, `Unavailable`."""
+        with self._read(key) as file:
+            return Digest(hashlib.file_digest(file, "sha256").hexdigest())
 
     def exists(self, key: str) -> bool:
         """Tell whether the file is there; raises `Unavailable`."""
@@ -189,6 +191,19 @@ class LocalStore:
         )  # a tenth of a second, for traffic alone
 
         return SubTreeFileSystem(str(self._root), LocalFileSystem())
+
+    @contextlib.contextmanager
+    def _read(self, key: str) -> Iterator[BufferedReader]:
+        """Open a file; raises `NotFound`, `Unavailable`."""
+        try:
+            with self._path(key).open("rb") as file:
+                yield file
+        except _ABSENT as error:
+            raise NotFound(
+                f"There is no object {key} in {self._url}: check the name, or write it first."
+            ) from error
+        except OSError as error:
+            raise self._failure("read", key, error) from error
 
     def _path(self, key: str) -> Path:
         return self._root / checked(key)

@@ -6,6 +6,8 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
+from infra.identifiers import Digest
+
 
 @dataclass(frozen=True, slots=True)
 class Listed:
@@ -62,6 +64,10 @@ class ObjectStore(Protocol):
 
         Raises `NotFound`, and `OSError` where the file cannot be written.
         """
+        ...
+
+    def digest(self, key: str) -> Digest:
+        """Return the SHA-256 of the object's bytes, read in bounded memory; raises `NotFound`."""
         ...
 
     def exists(self, key: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
@@ -22,6 +23,7 @@ from botocore.exceptions import (
 )
 
 from infra.errors import AlreadyExists, BadInput, NotFound, RequantError, Unavailable
+from infra.identifiers import Digest
 from infra.stores.key_rules import checked, checked_prefix
 from infra.stores.port import Listed
 
@@ -133,6 +135,13 @@ class S3Store:
         except (BotoCoreError, ClientError, S3UploadFailedError) as error:
             raise self._failure("write", key, error) from error
 
+    def digest(self, key: str) -> Digest:
+        """Return the SHA-256 of the object's bytes; raises `NotFound`, `Unavailable`."""
+        counted = hashlib.sha256()
+        for piece in self._pieces(key):
+            counted.update(piece)
+        return Digest(counted.hexdigest())
+
     def get_file(self, key: str, path: Path) -> None:
         """Write the object into a new file, a megabyte at a time; raises `NotFound`."""
         try:
@@ -190,13 +199,8 @@ class S3Store:
 
         It raises `NotFound` and `Unavailable`.
         """
-        name = self._name(key)
-        try:
-            body = self._client.get_object(Bucket=self._bucket, Key=name)["Body"]
-            for piece in body.iter_chunks(_PIECE):
-                file.write(piece)
-        except (BotoCoreError, ClientError) as error:
-            raise self._failure("read", key, error) from error
+        for piece in self._pieces(key):
+            file.write(piece)
 
     def delete(self, key: str) -> None:
         """Remove the object; an absent key is fine; raises `Unavailable`."""
@@ -263,6 +267,15 @@ class S3Store:
             region=self._client.meta.region_name, connect_timeout=3, request_timeout=60, **options
         )
         return SubTreeFileSystem(f"{self._bucket}/{self._base}".rstrip("/"), arrow)
+
+    def _pieces(self, key: str) -> Iterator[bytes]:
+        """Yield an object's bytes, a megabyte at a time; raises `NotFound`, `Unavailable`."""
+        name = self._name(key)
+        try:
+            body = self._client.get_object(Bucket=self._bucket, Key=name)["Body"]
+            yield from body.iter_chunks(_PIECE)
+        except (BotoCoreError, ClientError) as error:
+            raise self._failure("read", key, error) from error
 
     def _name(self, key: str) -> str:
         return self._base + checked(key)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from infra.canonical import Json, sha256
+from infra.canonical import Json
 from infra.errors import BadInput, NotFound, Refused, Tampered
 from infra.identifiers import ModelName
 from infra.keys.attestations import (
@@ -80,7 +80,7 @@ def wrong_in_attestations(release: Release) -> tuple[str, ...]:
     Bundles of earlier versions of Requant say nothing. Raises `Unavailable`.
     """
     store, prefix = release.store, layout.release_file(release.model, release.digest, "")
-    digests = {key.removeprefix(prefix): sha256(store.get(key)) for key in store.list(prefix)}
+    digests = {key.removeprefix(prefix): store.digest(key) for key in store.list(prefix)}
     if not digests.keys() & set(ATTESTATIONS):
         return ()
     trusted, wrong = settings().verifier(), []

@@ -16,6 +16,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
+from infra.canonical import sha256
 from infra.errors import AlreadyExists, BadInput, NotFound, Unavailable
 from infra.stores import ObjectStore, open_store
 from tests.contract.conftest import OpenAgain, S3Server, free_port
@@ -72,6 +73,14 @@ def test_a_large_object_comes_back_whole(store: ObjectStore) -> None:
     data = os.urandom(1 << 20) * 24
     store.put("large", data)
     assert store.get("large") == data
+
+
+def test_a_digest_is_that_of_the_bytes_that_are_there_now(store: ObjectStore) -> None:
+    for data in (b"", bytes(3 << 20) + b"end"):
+        store.put("a/b.bin", data)
+        assert store.digest("a/b.bin") == sha256(data)
+    with pytest.raises(NotFound, match=r"b2\.bin"):
+        store.digest("a/b2.bin")
 
 
 def test_files_travel_both_ways_and_replace(store: ObjectStore, tmp_path: Path) -> None:
