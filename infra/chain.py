@@ -122,6 +122,19 @@ class Chain:
         """Return one entry, its own digest verified; raises `NotFound`, `Tampered`."""
         return self._read(number)
 
+    def require_there(self) -> None:
+        """Raise `Unavailable` where the newest entry that was read is no longer stored.
+
+        A reader that keeps what it read asks for the next entry alone, and finds none in a store
+        that is gone.
+        """
+        if self._kept and not self._store.exists(self._key(self._kept[-1].number)):
+            raise Unavailable(
+                f"The entry {self._kept[-1].number} of {self._prefix}, which was read before, is "
+                f"no longer in {self._store.url}: see that the store is there and whole; after a "
+                "restored backup, start this process again."
+            )
+
     def _with_newer(self, links: tuple[Link, ...]) -> tuple[Link, ...]:
         """Return the links with those that were appended since."""
         newest, newer = links[-1] if links else None, list[Link]()

@@ -27,7 +27,7 @@ from tasks.promotion.ledger import LedgerEntry
 POLL_S = 0.2
 """Seconds between two looks at the ledger's head: one question to the store each."""
 AGAIN_S = 5.0
-"""Seconds until what could not be served is tried again."""
+"""Seconds until what could not be served is tried again, and between two looks for the ledger."""
 KEEP_S = 3600.0
 """Seconds that a release stays loaded after another took its place."""
 _log = logging.getLogger(__name__)
@@ -59,6 +59,7 @@ class Follower:
         self._tiers = Tiers(endpoint, self._guardian, releases)
         self._replaced: tuple[ServedRelease, float] | None = None  # until when it is kept
         self._tried = "", 0.0  # what was last to be served, and until when it is not tried again
+        self._missed = 0.0  # when it is asked next whether the ledger is still stored
         self.looked = threading.Event()
         self._ended = threading.Event()
         self._thread = threading.Thread(
@@ -80,7 +81,7 @@ class Follower:
         if self._replaced is not None and time.monotonic() > self._replaced[1]:
             self._replaced = None
         try:
-            entries = self._journal.read()
+            entries = self._read()
             champion = ledger.champion(entries)
             if champion is None or champion.release is None:
                 return
@@ -95,6 +96,14 @@ class Follower:
             if reason != self._endpoint.reason:  # told once, and not at each look
                 _log.warning("%s: %s", self._endpoint.model, error)
             self._endpoint.refuse(reason)
+
+    def _read(self) -> Sequence[LedgerEntry]:
+        """Return the ledger; raises `Unavailable`, also where what was read is gone."""
+        entries = self._journal.read()
+        if time.monotonic() >= self._missed:
+            self._journal.chain.require_there()
+            self._missed = time.monotonic() + AGAIN_S
+        return entries
 
     def _serve(self, champion: LedgerEntry, entries: Sequence[LedgerEntry]) -> None:
         """Open the champion and its tiers, and let it answer."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,23 @@ def following(settings: Settings, keep_s: float) -> tuple[Endpoint, Follower]:
     metrics = GatewayMetrics()
     endpoint = Endpoint("digits", DynamicBatcher("digits", metrics), metrics)
     return endpoint, Follower(endpoint, OpenReleases(settings), keep_s=keep_s)
+
+
+def test_a_ledger_that_vanishes_is_told_and_what_answers_does_so_on(
+    registry_workspace: Settings, two: tuple[ReleaseRef, ReleaseRef], monkeypatch: Any
+) -> None:
+    monkeypatch.setattr("flows.gateway.follower.AGAIN_S", 0.0)
+    endpoint, follower = following(registry_workspace, 60.0)
+    follower.look()
+    store = Path(registry_workspace.store().url.removeprefix("file://"))
+    store.rename(store.with_name("unmounted"))
+    for _ in range(2):  # as a folder that is not mounted, it looks like one without a next entry
+        follower.look()
+        assert "no longer in" in endpoint.reason
+        assert endpoint.current().version == two[0].version
+    store.with_name("unmounted").rename(store)
+    follower.look()
+    assert endpoint.reason == ""
 
 
 @pytest.mark.parametrize("keep_s", [60.0, 0.0])
