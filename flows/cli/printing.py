@@ -459,6 +459,8 @@ def derived_checkpoint(made: Any) -> None:
     )
     if made.unsmoothed:
         fields({"not smoothed": ", ".join(made.unsmoothed)})
+    if made.scarce:
+        fields({"experts few tokens reach": ", ".join(made.scarce)})
     if not made.judged:
         console.print("not judged: name other texts with --judge")
         return

@@ -7,7 +7,7 @@ import onnx
 from infra.errors import BadInput, NotFound
 from infra.settings import settings
 from infra.sources import fetch
-from tasks.layerwise.quantized import QUANTIZATION, kinds_of
+from tasks.layerwise.quantized import QUANTIZATION, layers_in
 from tasks.models.catalog import open_model, spec_folder
 from tasks.models.checkpoints.carried import CarriedCheckpoint
 from tasks.promotion.history import champion_of
@@ -57,7 +57,7 @@ def _carried(index: onnx.ModelProto, output: Path) -> Checkpoint:
     groups = quantization.get("config_groups", {}).values()
     return Checkpoint(
         str(output),
-        len(kinds_of(carried.config)),
+        len([*layers_in(carried.names)]),
         tuple(quantization.get("ignore", ())),
         tuple(sorted({str(group["format"]) for group in groups})),
     )

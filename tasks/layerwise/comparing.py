@@ -53,7 +53,7 @@ def compare_payloads(
         Unavailable: Memory is too short.
     """
     decoder = StreamedDecoder(model.checkpoint, device_here())
-    quantized = QuantizedCheckpoint(served)
+    quantized = QuantizedCheckpoint(served, decoder)
     _require_same_outside(decoder, model.checkpoint, served)
     readings = language_inputs(model.inputs).read([str(payload) for payload in payloads])
     require_room(decoder, readings, quantized=quantized.is_quantized, judged=True)
@@ -79,7 +79,7 @@ def _read_quantized(
     watched: RangeWatch,
 ) -> None:
     prefix = decoder.prefix(layer)
-    made = quantized.layer(prefix, decoder.device)
+    made = quantized.layer(layer)
     with (
         decoder.loaded(layer, made.parameters()) as module,
         watched.watching(module, prefix, made.quantized),

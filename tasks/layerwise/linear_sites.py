@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tasks.models.checkpoints.experts import BLOCK, READERS, is_routed
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -32,6 +34,11 @@ class LinearSite:
     before: str | None  # what may take smoothing scales; None: nothing
 
     @property
+    def routed(self) -> bool:
+        """Whether only tokens read it that are sent there: the linear layers are an expert's."""
+        return is_routed(self.readers[0])
+
+    @property
     def name(self) -> str:
         """Return what reports call it: no other site of the layer has this name."""
         first, *others = self.readers
@@ -39,11 +46,18 @@ class LinearSite:
 
 
 def linear_sites(layer: nn.Module) -> Sequence[LinearSite]:
-    """Return the sites of a decoder layer, in the order in which its linear layers were made."""
+    """Return the sites of a decoder layer, in the order in which its linear layers were made.
+
+    A router is none: which experts a token reaches hangs on small differences.
+    """
     from torch import nn
 
-    linear = [name for name, item in layer.named_modules() if isinstance(item, nn.Linear)]
     parts = {name for name, _ in layer.named_modules()}
+    linear = [
+        name
+        for name, item in layer.named_modules()
+        if isinstance(item, nn.Linear) and not _is_router(name, parts)
+    ]
     sites: list[LinearSite] = []
     grouped: set[str] = set()
     pairs = [pair for pair in _READERS if pair[0] in parts]
@@ -53,9 +67,23 @@ def linear_sites(layer: nn.Module) -> Sequence[LinearSite]:
     for name in linear:
         if name in grouped:
             continue
-        alone: tuple[str | None, tuple[str, ...]] = (None, (name,))
+        alone: tuple[str | None, tuple[str, ...]] = (None, _alike(layer, name))
         before, read = next((pair for pair in pairs if name in pair[1]), alone)
         readers = tuple(reader for reader in read if reader in linear)
         sites.append(LinearSite(readers, before))
         grouped.update(readers)
     return sites
+
+
+def _is_router(name: str, parts: set[str]) -> bool:
+    """Return whether a linear layer stands beside experts: what sends a token to them."""
+    beside, _, _ = name.rpartition(".")
+    return f"{beside}.{BLOCK}".removeprefix(".") in parts and not name.endswith(f".{BLOCK}")
+
+
+def _alike(layer: nn.Module, name: str) -> tuple[str, ...]:
+    """Return the linear layers of an expert that read what one does, as `split_experts` says."""
+    expert, _, _ = name.rpartition(".")
+    readers = getattr(layer.get_submodule(expert), READERS, ())
+    found = tuple(f"{expert}.{reader}" for reader in readers)
+    return found if name in found else (name,)

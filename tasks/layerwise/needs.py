@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from infra.processes.memory import require_memory
 from tasks.layerwise.batches import batches_of
-from tasks.layerwise.linear_sites import linear_sites
 from tasks.metrics.next_token import TOKENS_AT_ONCE
 from tasks.models.checkpoints.decoder import StreamedDecoder
 from tasks.models.language.inputs import EncodedText
@@ -30,13 +29,14 @@ def needed_memory(
         quantized: Whether a quantized checkpoint reads them, too.
         judged: Whether logits are compared.
     """
+    from torch import nn
+
     item, stored, config = decoder.dtype.itemsize, decoder.stored_item, decoder.model.config
     width = int(config.hidden_size)
     modules = [decoder.module(layer) for layer in range(decoder.layers)]
     layer = max(sum(value.numel() for value in module.parameters()) for module in modules)
-    shapes = {name: value.shape for name, value in modules[0].named_parameters()}
-    inputs = [shapes[f"{site.readers[0]}.weight"][1] for site in linear_sites(modules[0])]
-    widest = max([*inputs, width])
+    parts = (part for module in modules for part in module.modules())
+    widest = max([width, *(part.in_features for part in parts if isinstance(part, nn.Linear))])
     counts = [len(reading.ids) for reading in readings]
     at_once = max(len(cases) * counts[cases[0]] for cases in batches_of(readings))
     sides = 2 if quantized else 1

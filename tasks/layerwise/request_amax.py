@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 def watch_payloads(model: RegisteredModel, payloads: Sequence[Payload]) -> RequestAmax:
     """Read texts with full precision, and return how large each one's values are at every site.
 
-    A site is named by the first of the layers that read its tensor. An expert's tokens belong to
-    several texts, and count for none.
+    A site is named by the first of the layers that read its tensor. What routed experts read is
+    left out: they have no static ranges.
 
     Raises:
         BadInput: A token has no embedding, or a text more tokens than the model positions.
@@ -42,6 +42,8 @@ def watch_payloads(model: RegisteredModel, payloads: Sequence[Payload]) -> Reque
         with ExitStack() as hooks, decoder.loaded(layer, decoder.original(layer)) as module:
             seen: dict[str, torch.Tensor] = {}
             for site in linear_sites(module):
+                if site.routed:
+                    continue
 
                 def see(
                     _: Any,

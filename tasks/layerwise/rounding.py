@@ -37,13 +37,13 @@ def _round_trip(values: torch.Tensor, item: StoredLayer) -> torch.Tensor:
     import torch
 
     wide = values.float()
+    largest = (NumberFormat.FP8 if item.is_float else NumberFormat.INT8).largest
     if item.input_scale is not None:
         step: torch.Tensor | float = item.input_scale
     else:
-        step = wide.abs().amax(-1, keepdim=True).clamp(min=SMALLEST) / NumberFormat.INT8.largest
+        step = wide.abs().amax(-1, keepdim=True).clamp(min=SMALLEST) / largest
     units = wide / step
     if item.is_float:
-        largest = NumberFormat.FP8.largest
         return (units.clamp(-largest, largest).to(torch.float8_e4m3fn).float() * step).to(
             values.dtype
         )

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from infra.errors import Unavailable
+from tasks.models.checkpoints.experts import ROUTED_TARGET, is_routed
 
 if TYPE_CHECKING:
     import torch
@@ -93,7 +94,7 @@ class StoredLayer:
 
     @classmethod
     def read(
-        cls, state: State, name: str, bits: int, *, by_token: bool = False
+        cls, state: State, name: str, bits: int, block: int | None, *, by_token: bool = False
     ) -> StoredLayer | None:
         """Return the layer that `tensors` wrote under this name; None where it is in floats."""
         scales = state.get(f"{name}.weight_scale")
@@ -106,15 +107,8 @@ class StoredLayer:
 
             shape = torch.Size(state[f"{name}.weight_shape"].tolist())
             values = unpack_from_int32(state[f"{name}.weight_packed"], bits, shape)
-        blocks = scales.shape[1]
-        return cls(
-            values,
-            scales,
-            bits,
-            None if blocks == 1 else values.shape[1] // blocks,
-            None if ranges is None else float(ranges),
-            by_token,
-        )
+        reach = None if ranges is None else float(ranges)
+        return cls(values, scales, bits, block, reach, by_token)
 
 
 def described(schemes: Mapping[str, dict[str, Any]], kept: Sequence[str]) -> dict[str, Any]:
@@ -122,12 +116,18 @@ def described(schemes: Mapping[str, dict[str, Any]], kept: Sequence[str]) -> dic
 
     Args:
         schemes: What `StoredLayer.scheme` says, by layer; each different one becomes a group.
+            Routed experts are all of one.
         kept: Layers in floating point.
     """
     groups: dict[str, dict[str, Any]] = {}
-    for name, scheme in schemes.items():
-        group = groups.setdefault(json.dumps(scheme, sort_keys=True), {"targets": [], **scheme})
-        group["targets"].append(name)
+    for name, scheme in sorted(schemes.items()):
+        routed = is_routed(name)
+        key = json.dumps([routed, scheme], sort_keys=True)
+        group = groups.setdefault(key, {"targets": [], **scheme})
+        if not routed:
+            group["targets"].append(name)
+        elif not group["targets"]:
+            group["targets"].append(ROUTED_TARGET)
     formats = {group["format"] for group in groups.values()}
     return {
         "quant_method": "compressed-tensors",

@@ -6,6 +6,7 @@ weights for as long as it is needed.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -13,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from infra.errors import BadInput
 from infra.settings import settings
-from tasks.models.checkpoints.names import require_names, require_tied
+from tasks.models.checkpoints.empty import without_weights
+from tasks.models.checkpoints.experts import split_experts
+from tasks.models.checkpoints.names import StoredNames, require_names, require_tied
 from tasks.models.checkpoints.stored import CheckpointTensors
 
 if TYPE_CHECKING:
@@ -57,28 +60,29 @@ class StreamedDecoder:
         self._stored, self.device = stored, torch.device(device)
         config = read_config(stored)
         try:
-            with torch.device("meta"):
+            with without_weights():
                 model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
         except (ValueError, KeyError, OSError) as exc:
             raise _no_model(stored, exc) from exc
         self.model: PreTrainedModel = model.eval().requires_grad_(False)
         self._prefix, self._layers = _found_layers(self.model, config.num_hidden_layers)
+        split_experts(self.model)
+        self.names = StoredNames(self.model, stored.names)
         self._returns_tuple = False
-        outside = [
-            name for name, _ in self.model.named_parameters() if not name.startswith(self._prefix)
-        ]
         tied: Mapping[str, str] = self.model.all_tied_weights_keys
-        names = [name for name in outside if name not in tied]
-        inside = [name for layer in range(self.layers) for name in self.parameters_of(layer)]
-        require_names(self.model, [*names, *inside], stored.names)
-        kind = stored.tensor(names[0]).dtype
+        whole = [name for name in self.model.state_dict() if name not in tied]
+        require_names(self.model, whole, self.names)
+        self._outside = [name for name in whole if not name.startswith(self._prefix)]
+        kind = stored.tensor(self.names.stored(self._outside[0])).dtype
         self.dtype, self.stored_item = dtype or kind, kind.itemsize
-        self.outside = names
-        _assign(self.model, stored.read(names, self._moved))
+        self._wide = _kept_wide(self.model, self.dtype)
+        for name, value in self.model.named_buffers():
+            parent, _, leaf = name.rpartition(".")
+            self.model.get_submodule(parent)._buffers[leaf] = value.to(self.device)
+        _assign(self.model, self._read(self._outside, self._moved))
         if tied:
-            require_tied(tied, stored)
+            require_tied(tied, stored, self.names)
             self.model.tie_weights()
-        self._compute_buffers()
 
     @property
     def kind(self) -> str:
@@ -98,8 +102,13 @@ class StreamedDecoder:
     @property
     def outside_size(self) -> int:
         """Bytes that embeddings, last norm and head take."""
-        found = dict(self.model.named_parameters())
-        return sum(int(found[name].numel()) for name in self.outside) * self.dtype.itemsize
+        found = self.model.state_dict()
+        return sum(int(found[name].numel()) for name in self._outside) * self.dtype.itemsize
+
+    @property
+    def outside(self) -> Sequence[str]:
+        """Names of the tensors that stand outside of decoder layers, as the checkpoint has them."""
+        return [self.names.stored(name) for name in self._outside]
 
     @property
     def heads(self) -> tuple[str, ...]:
@@ -111,6 +120,21 @@ class StreamedDecoder:
             for name, module in self.model.named_modules()
             if isinstance(module, nn.Linear) and not name.startswith(self._prefix)
         )
+
+    @property
+    def matrices(self) -> Sequence[str]:
+        """Return all that multiplies: linear layers, and whatever else has a matrix for a weight.
+
+        Embedding tables are none.
+        """
+        from torch import nn
+
+        return [
+            name
+            for name, module in self.model.named_modules()
+            if not isinstance(module, nn.Embedding)
+            and getattr(getattr(module, "weight", None), "ndim", 0) == 2
+        ]
 
     @property
     def layers(self) -> int:
@@ -126,11 +150,6 @@ class StreamedDecoder:
         """Return how the names of a layer's tensors begin, with the last dot."""
         return f"{self._prefix}{layer}."
 
-    def parameters_of(self, layer: int) -> Sequence[str]:
-        """Return the names of a layer's parameters, as the checkpoint has them."""
-        prefix = self.prefix(layer)
-        return [prefix + name for name, _ in self._layers[layer].named_parameters()]
-
     def original(self, layer: int) -> dict[str, torch.Tensor]:
         """Return a layer's parameters as they are stored, on the device, by their own names.
 
@@ -138,11 +157,18 @@ class StreamedDecoder:
             BadInput: One is missing, or holds NaN or infinity.
         """
         prefix = self.prefix(layer)
-        read = self._stored.read(
-            self.parameters_of(layer), lambda tensor: tensor.to(self.device, copy=True)
-        )
+        names = [prefix + name for name in self._layers[layer].state_dict()]
+        read = self._read(names, lambda _, tensor: tensor.to(self.device, copy=True))
         _require_finite(read)
         return {name.removeprefix(prefix): tensor for name, tensor in read.items()}
+
+    def _read(
+        self, names: Sequence[str], into: Callable[[str, torch.Tensor], torch.Tensor]
+    ) -> dict[str, torch.Tensor]:
+        """Return tensors by the names that the model has for them, each as `into` makes it."""
+        own = {self.names.stored(name): name for name in names}
+        read = self._stored.read([*own])
+        return {own[name]: into(own[name], read.pop(name)) for name in [*read]}
 
     @contextmanager
     def loaded(
@@ -155,7 +181,9 @@ class StreamedDecoder:
         import torch
 
         module = self._layers[layer]
-        given = {name: self._moved(value) if cast else value for name, value in parameters.items()}
+        given = {
+            name: self._moved(name, value) if cast else value for name, value in parameters.items()
+        }
         _assign(module, given, self.prefix(layer))
         del given
         try:
@@ -186,9 +214,15 @@ class StreamedDecoder:
             calls.append(LayerCall(positional, named))
             return self._returned(hidden)
 
+        taken = True
         with self._every_layer(record), torch.no_grad():
-            self.model.base_model(input_ids=ids.to(self.device), use_cache=False)
-        if any(hidden.shape != seen[0].shape for hidden in seen) and not self._returns_tuple:
+            try:
+                self.model.base_model(input_ids=ids.to(self.device), use_cache=False)
+            except RuntimeError:
+                if self._returns_tuple:
+                    raise
+                taken = False
+        if not self._returns_tuple and not (taken and all(x.shape == seen[0].shape for x in seen)):
             self._returns_tuple = True  # the family takes the first part of what a layer returns
             return self.begin(ids)
         return seen[0], calls
@@ -257,29 +291,14 @@ class StreamedDecoder:
         Raises:
             BadInput: One holds NaN or infinity.
         """
-        parameters = dict(self.model.named_parameters())
-        _require_finite({name: parameters[name] for name in self.outside})
+        parameters = self.model.state_dict()
+        _require_finite({name: parameters[name] for name in self._outside})
 
-    def _moved(self, tensor: torch.Tensor) -> torch.Tensor:
-        return tensor.to(self.device, self.dtype)
+    def _moved(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
+        import torch
 
-    def _compute_buffers(self) -> None:
-        """Make what a model computes when it is built, such as the frequencies of positions."""
-        empty = [name for name, value in self.model.named_buffers() if value.is_meta]
-        if not empty:
-            return
-        made = dict(_small_twin(self.model).named_buffers())
-        for name in empty:
-            value, wanted = made.get(name), self.model.get_buffer(name)
-            if value is None or value.shape != wanted.shape:
-                raise BadInput(
-                    f"{self.model.config.model_type} computes {name} when it is built, which cannot"
-                    " be made for one layer at a time: it does not work as a checkpoint"
-                )
-            parent, _, leaf = name.rpartition(".")
-            self.model.get_submodule(parent).register_buffer(
-                leaf, value.to(self.device), persistent=False
-            )
+        wide = self._wide is not None and self._wide.search(name)
+        return tensor.to(self.device, torch.float32 if wide else self.dtype)
 
 
 def read_config(stored: CheckpointTensors) -> PreTrainedConfig:
@@ -318,19 +337,20 @@ def device_here() -> str:
     return "cuda" if settings().observe_on_cuda and torch.cuda.is_available() else "cpu"
 
 
-def _small_twin(model: PreTrainedModel) -> PreTrainedModel:
-    """Return a model of the same configuration with next to no weights."""
-    from copy import deepcopy
+def _kept_wide(model: PreTrainedModel, dtype: torch.dtype) -> re.Pattern[str] | None:
+    """Return what finds the parameters that a family computes with in float32, whatever the type.
 
-    config = deepcopy(model.config)
-    config.vocab_size, config.intermediate_size = 2, 2
-    config.pad_token_id = None
-    kinds = [*dict.fromkeys(getattr(config, "layer_types", None) or ())]
-    config.num_hidden_layers = max(len(kinds), 1)  # a layer of each kind: some have own positions
-    if kinds:
-        config.layer_types = kinds
-    twin: PreTrainedModel = type(model)(config)
-    return twin
+    As `PreTrainedModel.from_pretrained` reads these lists; None: there is none.
+    """
+    import torch
+
+    always, of_float16 = (
+        getattr(model, name, None) or ()
+        for name in ("_keep_in_fp32_modules_strict", "_keep_in_fp32_modules")
+    )
+    short = dtype in (torch.float16, torch.bfloat16)
+    words = [*(always if short else ()), *(of_float16 if dtype == torch.float16 else ())]
+    return re.compile("|".join(map(re.escape, words))) if words else None
 
 
 def _first(part: Any) -> Any:
@@ -385,4 +405,7 @@ def _assign(module: nn.Module, parameters: Mapping[str, torch.Tensor], prefix: s
                 f"the weight {prefix}{name} is {[*value.shape]}, and config.json makes it "
                 f"{[*getattr(part, leaf).shape]}: it is of another model"
             )
-        setattr(part, leaf, nn.Parameter(value, requires_grad=False))
+        if leaf in part._buffers:
+            part._buffers[leaf] = value
+        else:
+            setattr(part, leaf, nn.Parameter(value, requires_grad=False))

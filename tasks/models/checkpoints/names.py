@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from infra.errors import BadInput
@@ -11,53 +11,83 @@ from tasks.models.checkpoints.stored import CheckpointTensors
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_REBUILT = frozenset({"Llama4TextExperts"})
-"""Modules that transformers replaces where a configuration says that the model is quantized, by
-others whose tensors have other names: what was written would be read as random numbers."""
+
+class StoredNames:
+    """What a checkpoint calls the tensors of a model: some families were renamed since."""
+
+    def __init__(self, model: PreTrainedModel, held: Sequence[str]) -> None:
+        """Rename every tensor of a checkpoint as transformers does when it loads one.
+
+        Args:
+            model: Built without weights.
+            held: Names of the checkpoint's tensors.
+        """
+        from transformers.conversion_mapping import get_model_conversion_mapping
+        from transformers.core_model_loading import WeightRenaming, apply_renamings
+
+        found = get_model_conversion_mapping(model)
+        renamings = [item for item in found if isinstance(item, WeightRenaming)]
+        known = frozenset(model.state_dict())
+        self.held = tuple(held)
+        self._own = {
+            name: name if name in known else apply_renamings(name, renamings) for name in held
+        }
+        self._stored = {own: name for name, own in self._own.items()}
+        parts = {own.rpartition(".")[0]: name.rpartition(".")[0] for own, name in self._pairs()}
+        self._part_stored, self._part_own = parts, {part: own for own, part in parts.items()}
+
+    def _pairs(self) -> Iterator[tuple[str, str]]:
+        return ((own, name) for own, name in self._stored.items() if own != name)
+
+    def __contains__(self, own: object) -> bool:
+        return own in self._stored
+
+    def stored(self, own: str) -> str:
+        """Return a tensor's name in the checkpoint; one that is added stands beside its module's.
+
+        Args:
+            own: The name that the model has for it.
+        """
+        part, _, leaf = own.rpartition(".")
+        return self._stored.get(own) or f"{self._part_stored.get(part, part)}.{leaf}"
+
+    def own(self, stored: str) -> str:
+        """Return the name that the model has for a tensor of a checkpoint, as `stored` wrote it."""
+        part, _, leaf = stored.rpartition(".")
+        return self._own.get(stored) or f"{self._part_own.get(part, part)}.{leaf}"
 
 
-def require_names(model: PreTrainedModel, wanted: Sequence[str], stored: Sequence[str]) -> None:
-    """Pass where a checkpoint holds every tensor that a model computes with, under its name.
+def require_names(model: PreTrainedModel, wanted: Sequence[str], names: StoredNames) -> None:
+    """Pass where a checkpoint holds every tensor that a model computes with.
 
     Args:
         model: Built without weights.
-        wanted: Names of its parameters.
-        stored: Names of the checkpoint's tensors.
+        wanted: Names of its parameters, and of buffers that are saved.
+        names: What the checkpoint calls them.
 
     Raises:
         BadInput: One is missing, has another name or form, or is no parameter.
     """
-    kind, held = str(model.config.model_type), frozenset(stored)
-    missing = [name for name in wanted if name not in held]
+    kind = str(model.config.model_type)
+    missing = [name for name in wanted if name not in names]
     if missing:
-        raise BadInput(_why_missing(model, kind, missing, held))
-    known = {name for name, _ in model.named_parameters(remove_duplicate=False)}
-    beside = [name for name in model.state_dict() if name not in known]
-    if beside:
-        raise BadInput(
-            f"{kind} keeps {beside[0]}, which is no weight of a layer: it does not work as a "
-            "checkpoint"
-        )
-    rebuilt = {type(module).__name__ for module in model.modules()} & _REBUILT
-    if rebuilt:
-        raise BadInput(
-            f"transformers reads the {rebuilt.pop()} of a quantized {kind} from other tensors than "
-            "its checkpoint has: it does not work as a checkpoint"
-        )
+        raise BadInput(_why_missing(model, kind, missing, frozenset(names.held)))
 
 
-def require_tied(tied: Mapping[str, str], stored: CheckpointTensors) -> None:
+def require_tied(tied: Mapping[str, str], stored: CheckpointTensors, names: StoredNames) -> None:
     """Pass where weights that a configuration ties are stored once, or twice alike.
 
     Args:
         tied: Names of weights that are others', by their own.
         stored: The checkpoint.
+        names: What it calls the model's tensors.
 
     Raises:
         BadInput: Two differ: transformers then ties them not, and vLLM does.
     """
     for name, other in tied.items():
-        if name in stored and not stored.tensor(name).equal(stored.tensor(other)):
+        first, second = names.stored(name), names.stored(other)
+        if first in stored and not stored.tensor(first).equal(stored.tensor(second)):
             raise BadInput(
                 f"config.json ties {name} to {other}, and the checkpoint has others there: write "
                 "tie_word_embeddings: false, or leave them out"

@@ -121,12 +121,20 @@ def require_exact(decoder: StreamedDecoder, readings: Sequence[EncodedText], whe
 def _require_linear(decoder: StreamedDecoder) -> None:
     from torch import nn
 
-    parts = (part for layer in range(decoder.layers) for part in decoder.module(layer).modules())
-    if not any(isinstance(part, nn.Linear) for part in parts):
-        raise BadInput(
-            f"source: the decoder layers of {decoder.kind} have no linear layer of torch, so that "
-            "nothing of it is quantized as a checkpoint: name targets that take a graph"
-        )
+    layers = map(decoder.module, range(decoder.layers))
+    parts = [part for layer in layers for part in layer.modules()]
+    if any(isinstance(part, nn.Linear) for part in parts):
+        return
+    other = {
+        type(part).__name__
+        for part in parts
+        if getattr(getattr(part, "weight", None), "ndim", 0) == 2
+    }
+    raise BadInput(
+        f"source: the decoder layers of {decoder.kind} multiply by {', '.join(sorted(other))}, of "
+        "which compressed-tensors quantizes none (torch's Linear alone): name targets that take a "
+        "graph"
+    )
 
 
 def _whole(decoder: StreamedDecoder, ids: torch.Tensor) -> torch.Tensor:

@@ -16,7 +16,7 @@ import onnx
 from infra.canonical import Json, canonical
 from infra.errors import BadInput
 from infra.processes.telling import tell
-from tasks.layerwise.quantized import kinds_of
+from tasks.layerwise.quantized import layers_in
 from tasks.layerwise.watching import RangeWatch
 from tasks.models.checkpoints.carried import CarriedCheckpoint
 from tasks.models.checkpoints.decoder import device_here, positions_in, read_config
@@ -183,6 +183,12 @@ def _remarks(made: DerivedCheckpoint | None) -> Iterator[str]:
             f"{len(made.unsmoothed)} sites are not smoothed, as nothing before them takes the "
             f"scales: {', '.join(made.unsmoothed[:_SHOWN])}"
         )
+    if made.scarce:
+        yield (
+            f"{len(made.scarce)} sites of experts are hardly reached by the calibration set, and "
+            "rounded to the nearest where no token of it does: "
+            f"{', '.join(made.scarce[:_SHOWN])}"
+        )
 
 
 def least_checkpoint_ratio(original: CarriedCheckpoint, recipe: Recipe) -> float:
@@ -215,14 +221,13 @@ def whole_blocks(original: CarriedCheckpoint, recipe: Recipe) -> bool:
 def quantized_share(index: onnx.ModelProto) -> float:
     """Return which fraction of a checkpoint's numbers is stored in fewer bits."""
     carried = CarriedCheckpoint(index)
-    quantized = floats = 0
-    kinds = kinds_of(carried.config)
+    layers, quantized, floats = frozenset(layers_in(carried.names)), 0, 0
     for name, shape in carried.shapes.items():
         layer, _, part = name.rpartition(".")
-        if layer in kinds and part == "weight":
+        if layer in layers and part == "weight":
             quantized += math.prod(shape)
-        elif layer in kinds and part == "weight_packed":
-            quantized += math.prod(shape) * (32 // kinds[layer].bits)
-        elif layer not in kinds or part == "bias":
+        elif layer in layers and part == "weight_shape":
+            quantized += math.prod(carried.tensor(name).tolist())
+        elif layer not in layers or part == "bias":
             floats += math.prod(shape)
     return quantized / max(quantized + floats, 1)

@@ -7,7 +7,7 @@ quantized ones before it, as it will be used.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,7 +20,7 @@ import psutil
 from infra.canonical import sha256
 from infra.errors import BadInput
 from infra.processes.memory import return_freed
-from tasks.layerwise.quantized import QuantizedLayer
+from tasks.layerwise.quantized import LayerNotes, QuantizedLayer
 from tasks.layerwise.rounding import rounding_activations
 from tasks.layerwise.stored_layer import described, require_package
 from tasks.layerwise.watching import RangeWatch
@@ -52,6 +52,7 @@ class DerivedCheckpoint:
     quantized: int  # linear layers
     kept: tuple[str, ...]  # linear layers in floating point, the head among them
     unsmoothed: tuple[str, ...]  # sites whose smoothing scales nothing before takes
+    scarce: tuple[str, ...]  # experts' sites that few or no tokens reach, of GPTQ
     size_ratio: float  # bytes of its files over the checkpoint's
     seconds: float  # of this call
     estimated: int | None  # bytes of memory at the peak; None: a device held the layers
@@ -66,12 +67,14 @@ class _Made:
     schemes: dict[str, dict[str, Any]] = field(default_factory=dict)
     kept: list[str] = field(default_factory=list)
     unsmoothed: list[str] = field(default_factory=list)
+    scarce: list[str] = field(default_factory=list)
     resumed: int = 0
 
     def add(self, prefix: str, layer: QuantizedLayer, kept: Sequence[str]) -> None:
         """Add a layer."""
         self.schemes |= {prefix + name: item.scheme() for name, item in layer.quantized.items()}
-        self.unsmoothed += [prefix + name for name in layer.unsmoothed]
+        self.unsmoothed += [prefix + name for name in layer.notes.unsmoothed]
+        self.scarce += [prefix + name for name in layer.notes.scarce]
         self.kept += kept
 
 
@@ -142,10 +145,10 @@ def derive(
     if not made.schemes:
         raise BadInput(f"keep {keep!r} leaves no layer to quantize: name fewer layers")
     if not written.file_of(decoder.layers).is_file():  # whole, or not there
-        written.write(decoder.layers, stored.read(decoder.outside), ())
+        written.write(decoder.layers, stored.read(decoder.outside), LayerNotes())
     found, kept = run.judged(), (*made.kept, *decoder.heads)
     report = {"recipe": recipe.name, "judged": [asdict(item) for item in found]}
-    written.finish(described(made.schemes, kept), report)
+    written.finish(described(made.schemes, run.in_floats(made.schemes)), report)
     return DerivedCheckpoint(
         str(output),
         recipe.name,
@@ -153,6 +156,7 @@ def derive(
         len(made.schemes),
         kept,
         tuple(made.unsmoothed),
+        tuple(made.scarce),
         written.size / stored.size,
         perf_counter() - begun,
         held + needed if on_cpu else None,
@@ -250,6 +254,16 @@ class _Derivation:
         """Compare both models behind the last layer."""
         return judge(self._decoder, self._windows, self._streams.exact, self._streams.quantized)
 
+    def in_floats(self, quantized: Collection[str]) -> tuple[str, ...]:
+        """Return all that multiplies and is not quantized, routers among it, by all its names.
+
+        Whoever loads the checkpoint asks for each by the name that it has for it.
+        """
+        own, names = self._decoder.matrices, self._decoder.names
+        kept = [name for name in own if name not in quantized]
+        stored = [names.stored(f"{name}.weight").removesuffix(".weight") for name in kept]
+        return (*dict.fromkeys([*kept, *stored]),)
+
     def _quantized(self, layer: int) -> QuantizedLayer:
         """Observe a layer, quantize and write it."""
         decoder, calibration = self._decoder, self._streams.calibration
@@ -259,7 +273,7 @@ class _Derivation:
         if calibration is not None or self._windows:
             with decoder.loaded(layer, original) as module:
                 if calibration is not None:
-                    sites, wanted = self._quantizer.sites(layer), self._quantizer.wanted
+                    sites, wanted = self._quantizer.watched(layer), self._quantizer.wanted
                     tokens = calibration.shape[0] * calibration.shape[1]
                     with watching(module, sites, wanted, tokens, self._limits(layer)) as views:
                         self._show(layer, calibration)
@@ -268,7 +282,8 @@ class _Derivation:
                 self._pass_all(layer, self._streams.exact)
         quantized = self._quantizer.quantize(layer, original, views, example)
         tensors = quantized.tensors(decoder.prefix(layer))
-        self._written.write(layer, tensors, quantized.unsmoothed)
+        stored = {decoder.names.stored(name): value for name, value in tensors.items()}
+        self._written.write(layer, stored, quantized.notes)
         return quantized
 
     def _limits(self, layer: int) -> dict[str, float]:
@@ -284,7 +299,8 @@ class _Derivation:
         if self._windows:
             with self._decoder.loaded(layer, self._decoder.original(layer)):
                 self._pass_all(layer, self._streams.exact)
-        return self._quantizer.read(layer, state, self._written.notes(layer))
+        own = {self._decoder.names.own(name): value for name, value in state.items()}
+        return self._quantizer.read(layer, own, self._written.notes(layer))
 
     def _begin(self, ids: torch.Tensor) -> torch.Tensor:
         """Return hidden states before the first layer, and remember how layers are called."""

@@ -17,6 +17,7 @@ from tasks.quantization.streamed.scheme import LayerScheme
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
 WIDE = 4
 """Bytes of a number while it is rounded."""
@@ -45,8 +46,8 @@ def needed_memory(
         at_once: Tokens that a layer reads in one call.
     """
     item, config = decoder.dtype.itemsize, decoder.model.config
-    module = decoder.module(0)
-    layer = sum(value.numel() for value in module.parameters())
+    module = max(map(decoder.module, range(decoder.layers)), key=_numbers)
+    layer = _numbers(module)
     sites = linear_sites(module)
     shapes = {name: value.shape for name, value in module.named_parameters()}
     sizes = [sum(shapes[f"{name}.weight"].numel() for name in site.readers) for site in sites]
@@ -58,7 +59,8 @@ def needed_memory(
     tokens = min(at_once, max(seen, read)) or 0
     call = tokens * (4 * width + 4 * widest) * item + tokens * widest * WIDE
     grams = sum(WIDE * count**2 for count in inputs) if scheme.compensates else 0
-    rows = sum(inputs) * ROWS * WIDE if scheme.smooths else 0
+    kept = [count for site, count in zip(sites, inputs, strict=True) if not site.routed]
+    rows = sum(kept) * ROWS * WIDE if scheme.smooths else 0
     reading = layer * (decoder.stored_item + (item if item != decoder.stored_item else 0)) + call
     of_site = [_ROUNDED * size for size in sizes]
     if scheme.compensates:
@@ -74,6 +76,10 @@ def needed_memory(
     working = embedding + hidden + max(grams + rows + max(reading, rounding), using)
     ending = decoder.outside_size + hidden + judging  # the head is read, and both are written
     return max(working, ending)
+
+
+def _numbers(module: nn.Module) -> int:
+    return sum(value.numel() for value in module.parameters())
 
 
 def require_room(

@@ -34,6 +34,11 @@ class Wanted:
     rows: bool
     gram: bool
 
+    @property
+    def anything(self) -> bool:
+        """Whether a site has to be watched."""
+        return self.ranges or self.rows or self.gram
+
 
 class SiteView:
     """What one site saw, added up over batches."""
@@ -104,7 +109,7 @@ class AllSeen(Exception):  # no error: it ends a call whose result nobody needs
 def watching(
     layer: nn.Module,
     sites: Sequence[LinearSite],
-    wanted: Wanted,
+    wanted: Callable[[LinearSite], Wanted],
     tokens: int,
     ceilings: Mapping[str, float] | None = None,
 ) -> Iterator[dict[str, SiteView]]:
@@ -115,14 +120,15 @@ def watching(
     Args:
         layer: A decoder layer with its weights.
         sites: Those of it.
-        wanted: What is to be learned.
+        wanted: Returns what is to be learned of one.
         tokens: How many will be seen in all.
         ceilings: By a site's first reader, the magnitude beyond which values count as it: too few
             requests reach further.
     """
     limits = ceilings or {}
     views = {
-        site.name: SiteView(wanted, tokens, limits.get(site.readers[0], math.inf)) for site in sites
+        site.name: SiteView(wanted(site), tokens, limits.get(site.readers[0], math.inf))
+        for site in sites
     }
     hooks = []
     for site in sites:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from infra.errors import BadInput
+from tasks.numerics.formats import NumberFormat, PerBlock
 from tasks.numerics.quantized_weight import WeightScheme
 from tasks.quantization.recipe.catalog import RECIPES
 from tasks.quantization.recipe.checkpoints import why_not_in_checkpoint
@@ -26,6 +27,25 @@ class LayerScheme:
     def learns(self) -> bool:
         """Whether it needs a calibration set."""
         return self.smooths or self.compensates or isinstance(self.activation, Static)
+
+    @property
+    def block(self) -> int | None:
+        """Inputs that share a scale of a weight; None: all of them."""
+        granularity = self.weights.granularity
+        return granularity.size if isinstance(granularity, PerBlock) else None
+
+    def activation_of(self, routed: bool) -> Static | PerToken | None:
+        """Return how a linear layer's activations are quantized.
+
+        No kernel for routed experts has static ranges. Of INT8 ones transformers reads the weights
+        alone, so that they have no range at all; FP8 has one a token, as in vLLM.
+
+        Args:
+            routed: Whether the layer is a routed expert's.
+        """
+        if not routed or self.activation is None:
+            return self.activation
+        return PerToken() if self.weights.format is NumberFormat.FP8 else None
 
 
 def expressible() -> tuple[str, ...]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from infra.errors import BadInput, Unavailable
+from tasks.layerwise.quantized import LayerNotes
 from tasks.models.checkpoints.stored import CONFIG
 from tasks.models.language.checkpoint import INDEX
 from tasks.quantization.compressed.exported import copy_beside
@@ -74,7 +76,7 @@ class WrittenCheckpoint:
         path = self.file_of(layer)
         return load_file(path) if path.is_file() else None
 
-    def write(self, layer: int, tensors: Mapping[str, torch.Tensor], notes: Sequence[Any]) -> None:
+    def write(self, layer: int, tensors: Mapping[str, torch.Tensor], notes: LayerNotes) -> None:
         """Write a layer's file; it is there when all of it is.
 
         Raises:
@@ -88,7 +90,7 @@ class WrittenCheckpoint:
             save_file(
                 {name: value.cpu().contiguous() for name, value in tensors.items()},
                 partial,
-                metadata={"format": "pt", "notes": json.dumps(notes)},
+                metadata={"format": "pt", "notes": json.dumps(asdict(notes))},
             )
             partial.replace(path)
         except Exception as exc:
@@ -100,13 +102,13 @@ class WrittenCheckpoint:
                 ) from exc
             raise
 
-    def notes(self, layer: int) -> list[Any]:
+    def notes(self, layer: int) -> LayerNotes:
         """Return what was noted of a layer when it was written."""
         from safetensors import safe_open
 
         with safe_open(self.file_of(layer), framework="pt") as opened:
-            found: list[Any] = json.loads((opened.metadata() or {}).get("notes", "[]"))
-        return found
+            found = json.loads((opened.metadata() or {}).get("notes", "{}"))
+        return LayerNotes(**{name: tuple(value) for name, value in found.items()})
 
     def finish(self, quantization: Mapping[str, Any], report: Mapping[str, Any]) -> None:
         """Write index, report and configuration, in this order: a folder with that is whole.

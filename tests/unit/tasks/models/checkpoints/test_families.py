@@ -21,16 +21,8 @@ from tasks.models.checkpoints.stored import StoredCheckpoint
 from tasks.models.language.inputs import EncodedText
 from tasks.quantization.recipe.catalog import find_recipe
 from tasks.quantization.streamed.derive import derive
+from tests.random_families import OLDER, ROUTED, SHAPE, WORDS, write_family
 
-WORDS = 60
-SHAPE: dict[str, Any] = {
-    "hidden_size": 16,
-    "intermediate_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 32,
-}
 LONG = {
     "rope_type": "longrope",
     "short_factor": [1.0] * 4,
@@ -38,7 +30,6 @@ LONG = {
     "rope_theta": 1e4,
     "original_max_position_embeddings": 8,
 }
-EXPERTS = {"num_local_experts": 2, "num_experts_per_tok": 1}
 FAMILIES: dict[str, dict[str, Any]] = {
     "OPT": {  # narrow embeddings, and what widens and narrows them
         "hidden_size": 16,
@@ -63,20 +54,11 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "sliding_window": 4,
         "layer_types": ["sliding_attention", "full_attention"],
     },
+    "CodeGen": {"n_embd": 32, "n_layer": 2, "n_head": 4, "rotary_dim": 4, "n_positions": 32},
+    "Falcon": {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2},
+    **ROUTED,
+    **OLDER,
 }
-
-
-def write(folder: Path, family: str, shape: dict[str, Any]) -> Path:
-    torch.manual_seed(0)
-    special = {"vocab_size": WORDS, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
-    config = getattr(transformers, f"{family}Config")(**special, **shape)
-    head = "LMHeadModel" if family == "GPT2" else "ForCausalLM"
-    model = getattr(transformers, family + head)(config)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.3 * torch.randn(parameter.shape))
-    model.save_pretrained(folder)
-    return folder
 
 
 def texts() -> list[EncodedText]:
@@ -86,7 +68,7 @@ def texts() -> list[EncodedText]:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_layers_read_one_by_one_give_the_familys_own_logits(tmp_path: Path, family: str) -> None:
-    write(tmp_path, family, FAMILIES[family])
+    write_family(tmp_path, family, FAMILIES[family])
     decoder, readings = StreamedDecoder(StoredCheckpoint(tmp_path)), texts()
     own = transformers.AutoModelForCausalLM.from_pretrained(tmp_path).eval()
     batches = begin(decoder, readings)
@@ -104,7 +86,7 @@ def test_layers_read_one_by_one_give_the_familys_own_logits(tmp_path: Path, fami
 
 
 def test_norms_without_weights_take_no_smoothing_scales(tmp_path: Path) -> None:
-    source = write(tmp_path / "olmo", "Olmo", SHAPE)
+    source = write_family(tmp_path / "olmo", "Olmo", SHAPE)
     windows = torch.randint(1, WORDS, (4, 16), generator=torch.Generator().manual_seed(0))
     made = derive(
         StoredCheckpoint(source), tmp_path / "out", find_recipe("int8-smooth"), calibration=windows
@@ -116,21 +98,22 @@ def test_norms_without_weights_take_no_smoothing_scales(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("family", "shape", "said"),
     [
-        ("Mixtral", {**SHAPE, **EXPERTS}, "makes of .*experts.0.* when it loads a whole model"),
-        ("GPTNeoX", {**SHAPE, "num_key_value_heads": None}, "holds embed_out.weight that gpt_neox"),
-        ("GPT2", {"n_embd": 16, "n_layer": 2, "n_head": 2}, "no linear layer of torch"),
+        ("GptOss", {**SHAPE, "head_dim": 8}, "all experts of a layer in one tensor .*has no rule"),
+        ("GraniteMoe", SHAPE, "all experts of a layer in one tensor .*has no rule to read these"),
+        ("Llama4", {**SHAPE, "head_dim": 8}, "with other modules, whose tensors are not written"),
+        ("GPT2", {"n_embd": 16, "n_layer": 2, "n_head": 2}, "multiply by Conv1D, of which"),
     ],
 )
 def test_what_does_not_work_as_a_checkpoint_is_refused(
     tmp_path: Path, family: str, shape: dict[str, Any], said: str
 ) -> None:
-    write(tmp_path, family, shape)
+    write_family(tmp_path, family, shape)
     with pytest.raises(BadInput, match=said):
         require_exact(StreamedDecoder(StoredCheckpoint(tmp_path)), texts(), where="x")
 
 
 def test_names_of_an_older_transformers_are_told(tmp_path: Path) -> None:
-    file = write(tmp_path, "Bloom", FAMILIES["Bloom"]) / "model.safetensors"
+    file = write_family(tmp_path, "Bloom", FAMILIES["Bloom"]) / "model.safetensors"
     old = {name.removeprefix("transformer."): value for name, value in load_file(file).items()}
     save_file(old, file, metadata={"format": "pt"})
     with pytest.raises(BadInput, match=r"names without 'transformer\.': load it"):
@@ -153,7 +136,7 @@ def test_layers_that_depend_on_what_is_between_them_are_refused(
         finally:
             hook.remove()
 
-    decoder = StreamedDecoder(StoredCheckpoint(write(tmp_path, "Llama", SHAPE)))
+    decoder = StreamedDecoder(StoredCheckpoint(write_family(tmp_path, "Llama", SHAPE)))
     require_exact(decoder, texts(), where="x")
     monkeypatch.setattr(LlamaModel, "forward", forward)
     with pytest.raises(BadInput, match="gives other logits than read as a whole"):
@@ -163,7 +146,7 @@ def test_layers_that_depend_on_what_is_between_them_are_refused(
 def test_the_code_of_a_folder_is_never_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody is asked either: transformers would, at a terminal."""
     monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("it asked"))
-    write(tmp_path, "Llama", SHAPE)
+    write_family(tmp_path, "Llama", SHAPE)
     config = json.loads((tmp_path / "config.json").read_text())
     config |= {"model_type": "own", "auto_map": {"AutoConfig": "own.Own"}}
     (tmp_path / "config.json").write_text(json.dumps(config))
@@ -196,7 +179,10 @@ def broken_norm(state: dict[str, torch.Tensor]) -> None:
     ],
 )
 def test_weights_that_are_not_the_models_are_named(tmp_path: Path, change: Any, said: str) -> None:
-    file = write(tmp_path, "Llama", {**SHAPE, "tie_word_embeddings": True}) / "model.safetensors"
+    file = (
+        write_family(tmp_path, "Llama", {**SHAPE, "tie_word_embeddings": True})
+        / "model.safetensors"
+    )
     state = load_file(file)
     change(state)
     save_file(state, file, metadata={"format": "pt"})
@@ -205,7 +191,10 @@ def test_weights_that_are_not_the_models_are_named(tmp_path: Path, change: Any, 
 
 
 def test_a_head_that_is_stored_twice_alike_is_tied(tmp_path: Path) -> None:
-    file = write(tmp_path, "Llama", {**SHAPE, "tie_word_embeddings": True}) / "model.safetensors"
+    file = (
+        write_family(tmp_path, "Llama", {**SHAPE, "tie_word_embeddings": True})
+        / "model.safetensors"
+    )
     state = load_file(file)
     save_file(
         {**state, "lm_head.weight": state["model.embed_tokens.weight"].clone()},
@@ -219,7 +208,7 @@ def test_a_head_that_is_stored_twice_alike_is_tied(tmp_path: Path) -> None:
 
 
 def test_an_index_that_names_more_than_a_file_holds_is_refused(tmp_path: Path) -> None:
-    file = write(tmp_path, "Llama", SHAPE) / "model.safetensors"
+    file = write_family(tmp_path, "Llama", SHAPE) / "model.safetensors"
     names = [*load_file(file), "model.layers.9.weight"]
     index = {"weight_map": dict.fromkeys(names, file.name)}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
@@ -228,7 +217,7 @@ def test_an_index_that_names_more_than_a_file_holds_is_refused(tmp_path: Path) -
 
 
 def test_a_configuration_that_says_quantized_is_refused(tmp_path: Path) -> None:
-    write(tmp_path, "Llama", SHAPE)
+    write_family(tmp_path, "Llama", SHAPE)
     config = json.loads((tmp_path / "config.json").read_text())
     config["quantization_config"] = {"quant_method": "gptq", "bits": 4}
     (tmp_path / "config.json").write_text(json.dumps(config))
@@ -239,7 +228,10 @@ def test_a_configuration_that_says_quantized_is_refused(tmp_path: Path) -> None:
 def test_texts_that_memory_is_too_short_for_are_refused_before_they_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    decoder, readings = StreamedDecoder(StoredCheckpoint(write(tmp_path, "Llama", SHAPE))), texts()
+    decoder, readings = (
+        StreamedDecoder(StoredCheckpoint(write_family(tmp_path, "Llama", SHAPE))),
+        texts(),
+    )
     least = needed_memory(decoder, readings, quantized=True, judged=True)
     monkeypatch.setattr("infra.processes.memory.available", lambda root: least)
     require_room(decoder, readings, quantized=True, judged=True)
