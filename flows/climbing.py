@@ -11,23 +11,18 @@ from infra.errors import BadInput, Refused
 from infra.settings import NONE
 from tasks.models.catalog import RegisteredModel, where_spread
 from tasks.quantization import steps as quantization_steps
-from tasks.quantization.loading import deployed_graph, graph_recipe
-from tasks.quantization.measuring import least_size_ratio, loss_left
-from tasks.quantization.pipeline.probe import builder_question
+from tasks.quantization.forms import DERIVATIONS
+from tasks.quantization.measuring import loss_left
 from tasks.quantization.recipe.ladder import (
     Search,
     chooses_sites,
-    climb,
-    climb_checkpoint,
     is_hopeless,
     may_cost_less,
 )
 from tasks.quantization.recipe.recipe import Recipe
 from tasks.quantization.report.pareto import CandidateFigures, Limits, cheapest
-from tasks.quantization.streamed.candidate import whole_blocks
 from tasks.records import (
     OF_GENERATION,
-    Action,
     CandidateRef,
     EngineRef,
     GateReport,
@@ -89,30 +84,6 @@ class ClimbInputs:
     allow_scale_change: bool = False
 
 
-def ladder_of(
-    model: RegisteredModel,
-    champion: ReleaseRef | None,
-    recipe: str | None,
-    action: Action,
-    search: Search,
-) -> Sequence[Recipe]:
-    """Return the candidates of a run in order; one that a person named is the only one."""
-    if model.is_checkpoint:
-        made_by = graph_recipe(champion)
-        found = climb_checkpoint(recipe=recipe, made_by=made_by, action=action, search=search)
-        return [item for item in found if recipe or whole_blocks(model.checkpoint, item)]
-    return climb(
-        recipe=recipe,
-        deployed=deployed_graph(champion, len(model.sites)),
-        multiplies_rows=any(site.multiplies_rows for site in model.sites),
-        action=action,
-        sites=len(model.sites),
-        targets=model.spec.targets,
-        search=search,
-        ask=builder_question(model.sites),
-    )
-
-
 def within_size(
     model: RegisteredModel, ladder: Sequence[Recipe]
 ) -> tuple[Sequence[Recipe], str | None]:
@@ -122,7 +93,8 @@ def within_size(
         What is left of a ladder; and where no quantized recipe is, a sentence that says so.
     """
     budget = model.spec.budgets.size_ratio
-    least = {item.name: least_size_ratio(model, item) for item in ladder if item.quantized}
+    ratio = DERIVATIONS.of(model.form).least_size_ratio
+    least = {item.name: ratio(model, item) for item in ladder if item.quantized}
     left = [item for item in ladder if least.get(item.name, 0.0) <= budget]
     if not least or any(item.quantized for item in left):
         return left, None

@@ -6,6 +6,7 @@ Nothing is promoted by it.
 import json
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,16 +21,12 @@ from infra.stores import layout
 from tasks.models.catalog import RegisteredModel, open_model
 from tasks.models.inputs import language_inputs
 from tasks.promotion.history import champion_of
-from tasks.promotion.release import GRAPH
-from tasks.specs.checkpoint import CHECKPOINT
 from tasks.specs.spec import Task
 from tasks.validation.evaluation import Figure, golden_figures, harness_figures
-from tasks.validation.golden_run import GoldenRun, golden_scores
+from tasks.validation.forms import JUDGES
 from tasks.validation.harness import run_harness
-from tasks.validation.judge import checkpoint_scores
 
 GOLDEN, HARNESS = "golden", "lm-eval:"
-PLAN = "engines/{}/plan"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,14 +68,12 @@ def evaluate(
     registered = open_model(model)
     task = _task(suite, registered, include, limit)
     subject = find_subject(registered, version, candidate)
-    if registered.is_checkpoint:
-        figures = golden_figures(registered.golden, checkpoint_scores(registered, subject.plan))
-        logged = _log(model, suite, subject, figures, limit)
-        return Evaluation(model, subject.name, suite, subject.target, figures, logged)
-    engine = open_target(subject.target).load(subject.plan)
     if task is None:
-        figures = golden_figures(registered.golden, golden_scores(GoldenRun(registered, engine)))
+        judge = JUDGES.of(registered.form)
+        scores = judge.scores(registered, subject.target, subject.plan)
+        figures = golden_figures(registered.golden, scores)
     else:
+        engine = open_target(subject.target).load(subject.plan)
         figures = _harness(registered, engine, task, include, limit)
     return Evaluation(
         model,
@@ -112,12 +107,11 @@ def find_subject(
             f"version {version} of {model.name} carries no release: it was not made by Requant"
         )
     release = settings().release(model.name, digest)
-    if model.is_checkpoint:
-        return EvaluatedEngine(f"version {version}", CHECKPOINT, release.file(GRAPH))
+    plan_file = JUDGES.of(model.form).plan_file
     target = _runnable(
-        model, [name for name in model.spec.targets if PLAN.format(name) in release.files]
+        model, [name for name in model.spec.targets if plan_file(name) in release.files]
     )
-    return EvaluatedEngine(f"version {version}", target, release.file(PLAN.format(target)))
+    return EvaluatedEngine(f"version {version}", target, release.file(plan_file(target)))
 
 
 def _candidate(model: RegisteredModel, beginning: str) -> EvaluatedEngine:
@@ -136,11 +130,8 @@ def _candidate(model: RegisteredModel, beginning: str) -> EvaluatedEngine:
             f"{problem}: give one of "
             f"{', '.join(name[:12] for name in ids[:5]) or 'none, there is none yet'}"
         )
-    if model.is_checkpoint:
-        index = store.get(layout.candidate_file(model.name, matching[0], GRAPH))
-        return EvaluatedEngine(f"candidate {matching[0][:12]}", CHECKPOINT, index)
     plans: dict[str, str] = {
-        name: layout.candidate_file(model.name, matching[0], PLAN.format(name))
+        name: layout.candidate_file(model.name, matching[0], JUDGES.of(model.form).plan_file(name))
         for name in model.spec.targets
     }
     built = [name for name, key in plans.items() if store.exists(key)]
@@ -150,12 +141,9 @@ def _candidate(model: RegisteredModel, beginning: str) -> EvaluatedEngine:
 
 def _runnable(model: RegisteredModel, targets: Sequence[str]) -> str:
     for target in targets:
-        try:
-            opened = open_target(target)
-        except Unavailable:
-            continue
-        if opened.why_not_executable() is None:
-            return target
+        with suppress(Unavailable):
+            if JUDGES.of(model.form).why_not_here(target) is None:
+                return target
     raise Refused(
         f"none of the engines built for {model.name} ({', '.join(targets) or 'none'}) can run here"
     )
@@ -179,7 +167,7 @@ def _task(
             f"{model.name} is {model.spec.task}: lm-eval asks language models only; use --suite "
             f"{GOLDEN}"
         )
-    if model.is_checkpoint:
+    if not JUDGES.of(model.form).writes_answers:
         raise BadInput(
             f"{model.name} stays a checkpoint: write it with `requant export {model.name}`, and "
             f"let lm-eval's own models read the folder; here use --suite {GOLDEN}"

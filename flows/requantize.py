@@ -13,7 +13,6 @@ from flows.climbing import (
     chosen,
     climb_ladder,
     figures,
-    ladder_of,
     limits,
     passes,
     within_size,
@@ -30,6 +29,7 @@ from tasks.profiles import steps as profiles_steps
 from tasks.promotion import steps as promotion_steps
 from tasks.promotion.release import Judged
 from tasks.quantization import steps as quantization_steps
+from tasks.quantization.forms import DERIVATIONS
 from tasks.quantization.graph.kv_cache import require_cache
 from tasks.quantization.pipeline.probe import builder_question
 from tasks.quantization.recipe.catalog import find_recipe
@@ -143,7 +143,8 @@ def _build(
             examination.obstacles[0],
             notes=(*examination.obstacles[1:], *examination.notes),
         )
-    ladder = ladder_of(registered, champion, recipe, action, search)
+    derivation = DERIVATIONS.of(registered.form)
+    ladder = derivation.ladder(registered, champion, recipe, action, search)
     if recipe is None:  # one that a person named is built, and refused by its gates
         ladder, too_large = within_size(registered, ladder)
         if too_large:
@@ -154,9 +155,9 @@ def _build(
     progress.step("composing the calibration set", 0.05)
     with progress.details():
         calibration = sampling_steps.compose_calibration_set(model, sample, champion)
-    if not registered.is_checkpoint:  # which is observed while it is quantized
-        sites = len(registered.sites)
-        progress.step(f"observing {calibration.rows} requests at {sites} sites", 0.1)
+    observing = derivation.observing(registered, calibration.rows)
+    if observing:
+        progress.step(observing, 0.1)
     observation = quantization_steps.observe(calibration)
     material = ClimbInputs(calibration, observation, champion, sample.groups, allow_scale_change)
     climbed = climb_ladder(material, ladder, registered.spec.targets, search, progress)

@@ -74,64 +74,20 @@ def model_add(
     With the target compressed-tensors the checkpoint stays one, and is never exported.
     """
     from flows.cli import printing
-    from tasks.graphs.canonical.passes import notes_of
+    from flows.queries.added_model import describe
     from tasks.models.catalog import register
-    from tasks.quantization.target_coverage import (
-        short_of_int8,
-        target_coverage,
-        unusable_targets,
-    )
-    from tasks.validation.preconditions import weaknesses
 
     with printing.progress(quiet=as_json) as say:
         say(f"taking in the model of {spec}", 0.0)
-        added = register(spec)
-        if not added.is_checkpoint:
-            say("asking the targets what they take", 0.8)
-        by_target = () if added.is_checkpoint else target_coverage(added)
-        unusable = {} if added.is_checkpoint else unusable_targets(added.spec.targets)
-    facts: dict[str, object] = {"model": added.name, "digest": added.digest}
-    if added.is_checkpoint:
-        facts["tensors"] = len(added.checkpoint.names)
-        facts["gigabytes"] = round(added.checkpoint.size / 1e9, 3)
-    else:
-        facts["sites"] = len(added.sites)
-    facts["golden cases"] = len(added.golden.cases)
-    changed, covered = notes_of(added.graph), added.coverage
-    weak = weaknesses(added.spec, added.golden, added.classes, added.pool)
-    short = short_of_int8(by_target, added.spec.budgets.int8_fraction)
+        registered = register(spec)
+        added = describe(registered, say)
     if as_json:
-        more = {
-            "short of int8": short,
-            "changed": changed,
-            "coverage": covered,
-            "by target": by_target,
-            "golden weaknesses": weak,
-            "not usable here": unusable,
-        }
-        printing.emit({**facts, **more}, as_json, printing.fields)
+        printing.emit({**added.facts, **added.more}, as_json, printing.fields)
     else:
-        printing.fields(facts)
-        for sentence in changed:
-            printing.say(f"changed: {sentence}")
-        if added.is_checkpoint:
-            printing.say("stays a checkpoint, which is read one decoder layer at a time")
-        else:
-            printing.say(f"can be quantized: {covered.sentences[0]}")
-            for sentence in covered.sentences[1:]:
-                printing.say(f"stays in floating point: {sentence}")
-        for item in by_target:
-            printing.say(item.sentence)
-            for layer in item.left:
-                if layer not in covered.left:
-                    printing.say(f"  leaves {layer.sentence}")
-        for sentence in short:
-            printing.say(f"not enough: {sentence}")
-        for target, sentence in unusable.items():
-            printing.say(f"not usable here: {target}: {sentence}")
-        for sentence in weak:
-            printing.say(f"cannot be judged: {sentence}")
-        printing.say(what_next.after_adding(added.name))
+        printing.fields(added.facts)
+        for sentence in added.sentences:
+            printing.say(sentence)
+        printing.say(what_next.after_adding(registered.name))
 
 
 Folder = Annotated[Path, typer.Argument(help="Where the files lie that the table names.")]

@@ -33,7 +33,8 @@ from infra.gateway.tracing import traced
 from infra.gateway.wire.request_ids import RequestIds
 from infra.processes.serve import Guarded
 from infra.settings import Settings, settings
-from tasks.specs.registration import current_spec, model_names
+from tasks.publishing.served_by import why_not_served
+from tasks.specs.registration import model_names
 from tasks.traffic.storage.parts import STORED_WITHIN_S
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ class ServedModels:
     def join(self) -> None:
         """Take in the models that are registered and not served yet."""
         for name in self._only or model_names(self._settings.store()):
-            if name not in self.endpoints and not current_spec(name).is_checkpoint:
+            if name not in self.endpoints and why_not_served(name) is None:
                 self._add(name)
 
     def application(self) -> ASGIApp:

@@ -9,7 +9,8 @@ from flows.gateway.workers import working
 from infra.errors import NotFound, Refused
 from infra.processes.interruption import Interrupted, raise_when_asked
 from infra.settings import Settings
-from tasks.specs.registration import current_spec, model_names
+from tasks.publishing.served_by import why_not_served
+from tasks.specs.registration import model_names
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +47,11 @@ def serve(
         raise NotFound(
             f"no model is called {missing!r}: registered are {', '.join(registered) or 'none'}"
         )
-    unserved = [name for name in models or registered if current_spec(name).is_checkpoint]
+    unserved = {
+        name: why for name in models or registered if (why := why_not_served(name)) is not None
+    }
     if unserved and (models or len(unserved) == len(registered)):
-        raise Refused(
-            f"{unserved[0]} stays a checkpoint (targets: compressed-tensors), which vLLM serves: "
-            f"`requant publish vllm {unserved[0]} --to FOLDER` writes it"
-        )
+        raise Refused(next(iter(unserved.values())))
     served = [name for name in models or registered if name not in unserved]
     chosen = {"REQUANT_GATEWAY_MODELS": ",".join(models)}
     try:

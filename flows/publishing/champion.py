@@ -11,8 +11,8 @@ from infra.settings import settings
 from infra.weights.naming import weight_files
 from tasks.promotion.history import champion_of
 from tasks.promotion.release import CPU_PLAN, GRAPH
+from tasks.publishing.served_by import why_not_served
 from tasks.records import ReleaseRef
-from tasks.specs.registration import current_digest, read_spec
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +33,9 @@ def champions_files(model: str) -> PublishedFiles:
         Refused: Its release has no plan for ONNX Runtime, or it stays a checkpoint.
         Tampered: A file differs from its digest.
     """
-    if read_spec(model, current_digest(model)).is_checkpoint:
-        raise Refused(
-            f"{model} stays a checkpoint (targets: compressed-tensors), which no ONNX server runs: "
-            f"`requant publish vllm {model} --to FOLDER` writes what vLLM serves"
-        )
+    unserved = why_not_served(model)
+    if unserved is not None:
+        raise Refused(unserved)
     champion = champion_of(model)
     if champion is None:
         raise NotFound(f"{model} has no champion: run `requant maintain {model}` first")

@@ -8,11 +8,12 @@ from infra.errors import BadInput, NotFound
 from infra.settings import settings
 from infra.sources import fetch
 from tasks.layerwise.quantized import QUANTIZATION, layers_in
-from tasks.models.catalog import open_model, spec_folder
+from tasks.models.catalog import RegisteredModel, open_model, spec_folder
 from tasks.models.checkpoints.carried import CarriedCheckpoint
 from tasks.promotion.history import champion_of
 from tasks.promotion.release import GRAPH
 from tasks.quantization.compressed.exported import Checkpoint, write_checkpoint
+from tasks.specs.form import ByForm
 from tasks.specs.traits import Task
 
 
@@ -37,19 +38,25 @@ def export_checkpoint(model: str, output: Path, source: Path | None = None) -> C
     if output.exists() and not (output.is_dir() and next(output.iterdir(), None) is None):
         raise BadInput(f"{output} is there already: name a new folder, or an empty one")
     graph = onnx.load_from_string(settings().release(model, champion.digest).file(GRAPH))
-    if registered.is_checkpoint:
-        return _carried(graph, output)
+    return _WRITTEN.of(registered.form)(registered, graph, output, source)
+
+
+def _exported(
+    registered: RegisteredModel, graph: onnx.ModelProto, output: Path, source: Path | None
+) -> Checkpoint:
     folder = source or fetch(
         registered.spec.source,
-        base=spec_folder(model),
-        cache=settings().root / "cache" / model,
+        base=spec_folder(registered.name),
+        cache=settings().root / "cache" / registered.name,
         endpoint_url=settings().s3_endpoint_url,
         region=settings().s3_region,
     )
     return write_checkpoint(graph, registered.sites, folder, output)
 
 
-def _carried(index: onnx.ModelProto, output: Path) -> Checkpoint:
+def _carried(
+    _: RegisteredModel, index: onnx.ModelProto, output: Path, source: Path | None
+) -> Checkpoint:
     """Write a champion that is a checkpoint already."""
     carried = CarriedCheckpoint(index)
     carried.write_folder(output)
@@ -61,3 +68,6 @@ def _carried(index: onnx.ModelProto, output: Path) -> Checkpoint:
         tuple(quantization.get("ignore", ())),
         tuple(sorted({str(group["format"]) for group in groups})),
     )
+
+
+_WRITTEN = ByForm(graph=_exported, checkpoint=_carried)

@@ -4,25 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from functools import lru_cache
 from io import BytesIO
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
 from infra.canonical import sha256
 from infra.errors import NotFound
-from infra.identifiers import Key
 from infra.releases import Release
 from infra.settings import settings
 from infra.stores import layout
 from tasks.drift import look, measure
 from tasks.drift.look import Deployed
 from tasks.drift.season import same_hours, weeks_before
-from tasks.layerwise.comparing import ComparedTexts, compare_payloads
-from tasks.models.catalog import RegisteredModel, open_exactly, source_of
-from tasks.models.checkpoints.carried import CarriedCheckpoint
+from tasks.models.catalog import RegisteredModel, source_of
 from tasks.observation.archive import parse_observation
 from tasks.observation.scales import parse_scales
 from tasks.profiles import Profile
@@ -61,21 +56,6 @@ def deployed(champion: ReleaseRef) -> Deployed:
     )
     histograms = {name: site.histogram for name, site in observed.items()}
     return Deployed(scales, histograms, _sensitivity(release.facts.get("sensitivity")))
-
-
-def read_both(model: RegisteredModel, champion: ReleaseRef, window: SampleRef) -> ComparedTexts:
-    """Read a window's requests with full precision and a champion that are checkpoints.
-
-    One pass tells ranges and answers; the next detector of the same window finds it done.
-    """
-    return _read_both(model.name, model.digest, champion, window.key)
-
-
-@lru_cache(maxsize=1)
-def _read_both(name: str, digest: str, champion: ReleaseRef, window: Key) -> ComparedTexts:
-    index = onnx.load_from_string(release_of(champion).file("graph.onnx"))
-    payloads = [request.payload for request in read_requests(window)]
-    return compare_payloads(open_exactly(name, digest), CarriedCheckpoint(index), payloads)
 
 
 def calibration(champion: ReleaseRef) -> str:

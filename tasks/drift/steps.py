@@ -5,13 +5,12 @@ from dataclasses import replace
 from datetime import datetime
 from functools import partial
 
-from infra.engines.released import load_released
 from infra.errors import BadInput
-from tasks.drift import evidence_store, loading, look, measure
+from tasks.drift import evidence_store, loading, look
 from tasks.drift.detectors.labelled import correct, golden_correct, live
 from tasks.drift.detectors.weights import judge_weights
+from tasks.drift.forms import WATCHES
 from tasks.drift.look import Measured
-from tasks.drift.measure import Answers
 from tasks.drift.report import publish
 from tasks.models.catalog import RegisteredModel, open_model
 from tasks.records import (
@@ -55,19 +54,8 @@ def look_at_ranges(
     `stale` names the layers that were stale in the window before: they have to recover clearly.
     """
     model, requests = open_model(window.model), read_requests(window.key)
-    deployed, payloads = loading.deployed(champion), [request.payload for request in requests]
-    if model.is_checkpoint:
-        watched = loading.read_both(model, champion, window).watched
-        live_histograms, clipping = watched.histograms, watched.clipping
-    else:
-        live_histograms, clipping = measure.activations(
-            model.instrumented,
-            model.sites,
-            model.inputs,
-            payloads,
-            deployed.scales,
-            cases=model.observed_cases,
-        )
+    deployed, watch = loading.deployed(champion), WATCHES.of(model.form)
+    live_histograms, clipping = watch.activations(model, champion, window, deployed)
     measured = look.ranges(model.spec, requests, deployed, live_histograms, clipping, stale)
     return replace(
         _settled(model, champion, window, measured), reference=loading.calibration(champion)
@@ -76,14 +64,9 @@ def look_at_ranges(
 
 @step("fidelity-detector")
 def look_at_fidelity(window: SampleRef, champion: ReleaseRef) -> list[DetectorResult]:
-    """Compare the champion's engine with full precision, and their safety decisions with a head."""
+    """Compare the champion with full precision, and their safety decisions with a head."""
     model, requests = open_model(window.model), read_requests(window.key)
-    payloads = [request.payload for request in requests]
-    if model.is_checkpoint:
-        answers = Answers(loading.read_both(model, champion, window).scores.agreement)
-    else:
-        engine = load_released(loading.release_of(champion), model.spec.targets)
-        answers = measure.answers(model.spec, model.reference, engine, model.inputs, payloads)
+    answers = WATCHES.of(model.form).answers(model, champion, window)
     measured = [look.fidelity(model.spec, requests, answers.scores)]
     if answers.have_outputs and (flipped := answers.flips(model.golden)) is not None:
         measured.append(look.safety(model.spec, requests, flipped))
@@ -96,8 +79,9 @@ def look_at_fidelity(window: SampleRef, champion: ReleaseRef) -> list[DetectorRe
 def look_at_control(window: SampleRef, champion: ReleaseRef) -> DetectorResult:
     """Judge full precision on labelled live requests, or on golden cases like the window's."""
     model = open_model(window.model)
-    if model.is_checkpoint:
-        return look.unjudged_control(model.spec, "a checkpoint writes no answers here")
+    why_unlabelled = WATCHES.of(model.form).why_unlabelled
+    if why_unlabelled is not None:
+        return look.unjudged_control(model.spec, why_unlabelled)
     labelled = live(model, read_requests(window.key))
     try:
         if not look.are_enough(model.spec, labelled):

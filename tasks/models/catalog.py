@@ -52,6 +52,7 @@ from tasks.models.source_files import (
 )
 from tasks.models.vision.classes import Classes, parse_classes
 from tasks.records import GoldenSet, Payload, Request, Tensor
+from tasks.specs.form import Form
 from tasks.specs.registration import (
     current_digest,
     current_spec,
@@ -103,9 +104,9 @@ class RegisteredModel:
         return coverage(self.graph, self.sites, common)
 
     @property
-    def is_checkpoint(self) -> bool:
-        """Return whether it stays a checkpoint: then no graph of it can be run."""
-        return self.spec.is_checkpoint
+    def form(self) -> Form:
+        """Return what it is kept as; no graph of a checkpoint can be run."""
+        return self.spec.form
 
     @cached_property
     def checkpoint(self) -> CarriedCheckpoint:
@@ -181,7 +182,7 @@ class RegisteredModel:
         Raises:
             BadInput: The model stays a checkpoint.
         """
-        if self.is_checkpoint:
+        if self.form is not Form.GRAPH:
             raise BadInput(
                 f"{self.name} stays a checkpoint (targets: compressed-tensors), and is read layer "
                 "by layer: there is no graph of it to run"

@@ -39,6 +39,7 @@ from tasks.models.overlap import golden_contents, require_disjoint
 from tasks.models.token_agreement import token_agreement
 from tasks.models.vision.classes import Classes, dump_classes, prototypes
 from tasks.records import GoldenSet, Request
+from tasks.specs.form import ByForm
 from tasks.specs.spec import ModelSpec, Task
 from tasks.specs.tensors import dump_layout, parse_layout
 from tasks.specs.traits import TRAITS
@@ -84,15 +85,22 @@ def collect_files(
         )
     if spec.task is Task.CAUSAL_LM:
         files |= _of_language(spec, folder)
-    # torch takes a second to load, and only this needs it
-    if spec.is_checkpoint:
-        from tasks.models.checkpoints.registering import taken_in
+    return _TAKEN_IN.of(spec.form)(spec, base, folder, adapter, files)
 
-        return {
-            **files,
-            FULL_PRECISION: taken_in(folder).SerializeToString(deterministic=True),
-        }, None
-    from tasks.models.export import READY, export
+
+def _take_checkpoint(
+    spec: ModelSpec, base: Path, folder: Path, adapter: Path | None, files: dict[str, bytes]
+) -> tuple[dict[str, bytes], Path | None]:
+    from tasks.models.checkpoints.registering import taken_in  # torch takes a second to load
+
+    index = taken_in(folder).SerializeToString(deterministic=True)
+    return {**files, FULL_PRECISION: index}, None
+
+
+def _export_graph(
+    spec: ModelSpec, base: Path, folder: Path, adapter: Path | None, files: dict[str, bytes]
+) -> tuple[dict[str, bytes], Path | None]:
+    from tasks.models.export import READY, export  # torch, as above
 
     files[FULL_PRECISION] = export(spec, folder, adapter).SerializeToString(deterministic=True)
     if spec.task is Task.IMAGE_EMBEDDING:
@@ -104,6 +112,9 @@ def collect_files(
     ready = folder if folder.is_file() else folder / READY
     came_as_graph = ready.is_file() and not is_gguf(ready)
     return files, ready if came_as_graph else None
+
+
+_TAKEN_IN = ByForm(graph=_export_graph, checkpoint=_take_checkpoint)
 
 
 def _of_language(spec: ModelSpec, source: Path) -> dict[str, bytes]:
@@ -218,9 +229,16 @@ def check_files(spec: ModelSpec, files: Mapping[str, bytes], untouched: Path | N
     require_disjoint(pool, golden_contents(golden.cases))
     guardrail_cases(pool, spec.calibration.guardrails)
     graph = onnx.load_from_string(files[FULL_PRECISION])
-    if spec.is_checkpoint:
-        _check_checkpoint(spec, graph, files, golden)
-        return
+    _CHECKED.of(spec.form)(spec, graph, files, golden, untouched)
+
+
+def _check_graph(
+    spec: ModelSpec,
+    graph: onnx.ModelProto,
+    files: Mapping[str, bytes],
+    golden: GoldenSet,
+    untouched: Path | None,
+) -> None:
     require_operators(graph, spec.targets)
     sites = find_sites(graph)
     if not sites:
@@ -261,13 +279,20 @@ def check_files(spec: ModelSpec, files: Mapping[str, bytes], untouched: Path | N
 
 
 def _check_checkpoint(
-    spec: ModelSpec, index: onnx.ModelProto, files: Mapping[str, bytes], golden: GoldenSet
+    spec: ModelSpec,
+    index: onnx.ModelProto,
+    files: Mapping[str, bytes],
+    golden: GoldenSet,
+    _: Path | None,
 ) -> None:
     from tasks.models.checkpoints.registering import require_readable
 
     inputs = open_inputs(spec, files.get(TOKENIZER), index, template=files.get(CHAT_TEMPLATE))
     first = [str(case.payload) for case in golden.cases[:2]]
     require_readable(index, language_inputs(inputs), first, where=spec.source)
+
+
+_CHECKED = ByForm(graph=_check_graph, checkpoint=_check_checkpoint)
 
 
 def _loaded(graph: bytes) -> Engine:

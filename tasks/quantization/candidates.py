@@ -12,13 +12,9 @@ from infra.settings import settings
 from infra.stores import layout
 from infra.weights.naming import weight_files, whole_size
 from tasks.models.catalog import RegisteredModel
-from tasks.models.inputs import language_inputs
-from tasks.observation.ceilings import parse_ceilings
-from tasks.quantization.loading import load_requests
 from tasks.quantization.pipeline.candidate import QuantizedGraph, candidate_facts, candidate_files
 from tasks.quantization.recipe.ladder import chooses_sites
 from tasks.quantization.recipe.recipe import Recipe
-from tasks.quantization.streamed.candidate import Origin, derive_candidate
 from tasks.records import CandidateRef, ReleaseRef, SampleRef
 
 FACTS, LAYERS = "candidate.json", "layers.json"
@@ -87,30 +83,6 @@ def store_files(
         with settings().weights().published(weight_files(files[file])):
             settings().store().put(layout.candidate_file(model.name, name, file), files[file])
     return _reference(model, name, recipe, json.loads(files[FACTS]))
-
-
-def derive_checkpoint(
-    model: RegisteredModel, name: Digest, recipe: Recipe, calibration: SampleRef, observation: str
-) -> CandidateRef:
-    """Derive a candidate of a model that stays a checkpoint, and store it.
-
-    A derivation that was ended goes on at the layer where it was.
-    """
-    files = derive_candidate(
-        model.checkpoint,
-        language_inputs(model.inputs),
-        load_requests(calibration),
-        recipe,
-        Origin(model.digest, calibration.digest, observation),
-        settings().root / "cache" / model.name / "derivations" / name,
-        {
-            values.site: limit
-            for values, limit in parse_ceilings(calibration.ceilings).items()
-            if not values.smoothed
-        },
-        model.spec.calibration.keep,
-    )
-    return store_files(model, name, recipe, files)
 
 
 def _reference(

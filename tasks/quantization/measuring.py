@@ -6,9 +6,7 @@ from infra.canonical import Json, canonical, sha256
 from infra.errors import BadInput
 from infra.identifiers import Key
 from infra.stores import layout
-from infra.weights.naming import whole_size
 from tasks.models.catalog import RegisteredModel, open_model, where_spread
-from tasks.models.source_files import FULL_PRECISION
 from tasks.observation.ceilings import bounded, parse_ceilings
 from tasks.observation.finite import require_finite
 from tasks.observation.observer import SiteObservation
@@ -18,10 +16,8 @@ from tasks.quantization.pipeline.losses import measure_losses
 from tasks.quantization.pipeline.placement import remaining_loss
 from tasks.quantization.pipeline.tuning import deployed_choices, tuning_recipe
 from tasks.quantization.recipe.catalog import find_recipe
-from tasks.quantization.recipe.least_size import least_bytes
 from tasks.quantization.recipe.recipe import Recipe
 from tasks.quantization.sensitivity.measure import Losses, spread
-from tasks.quantization.streamed.candidate import least_checkpoint_ratio
 from tasks.records import ReleaseRef, SampleRef
 
 SENSITIVITY_CASES = 12
@@ -54,14 +50,6 @@ def observe_set(model: RegisteredModel, calibration: SampleRef) -> Mapping[str, 
     ids = [request.request_id for request in requests]
     require_finite(model.sites, observed, ids, where=f"the calibration set of {model.name}")
     return bounded(observed, parse_ceilings(calibration.ceilings))
-
-
-def least_size_ratio(model: RegisteredModel, recipe: Recipe) -> float:
-    """Return what a recipe's engine takes at least, over the bytes of full precision's graph."""
-    if model.is_checkpoint:
-        return least_checkpoint_ratio(model.checkpoint, recipe)
-    whole = whole_size(model.file(FULL_PRECISION))
-    return least_bytes(model.graph, model.sites, recipe) / whole
 
 
 def losses_key(

@@ -3,28 +3,20 @@
 They take names and digests, never arrays.
 """
 
-import time
 from collections.abc import Sequence
 
-import onnx
-
-from infra.engines import open_target
 from infra.identifiers import RunId
 from infra.settings import settings
 from infra.stores import layout
-from infra.weights.naming import whole_size
 from tasks.models.catalog import open_model
-from tasks.observation.archive import dump_observation
 from tasks.quantization import candidates, loading, measuring
-from tasks.quantization.graph.lowering import lower
-from tasks.quantization.pipeline.candidate import quantize
-from tasks.quantization.pipeline.tuning import tuning_recipe
+from tasks.quantization.forms import DERIVATIONS
+from tasks.quantization.forms.port import Basis
 from tasks.quantization.recipe.catalog import find_recipe
 from tasks.quantization.report.pareto import CandidateFigures, Limits
 from tasks.quantization.report.runs import RunRecord, candidate_run, climb_run
 from tasks.quantization.sensitivity.measure import dump_losses
 from tasks.records import CandidateRef, EngineRef, ReleaseRef, SampleRef
-from tasks.specs.checkpoint import CHECKPOINT
 from tasks.step import run_tags, step
 
 
@@ -33,9 +25,8 @@ def observe(calibration: SampleRef) -> str:
     """Observe a calibration set once; returns the observation's key."""
     model, store = open_model(calibration.model), settings().store()
     key = measuring.observation_key(model, calibration)
-    # A checkpoint is observed while it is derived, each layer behind the quantized ones before it.
-    if not model.is_checkpoint and not store.exists(key):
-        store.put(key, dump_observation(measuring.observe_set(model, calibration)))
+    if not store.exists(key):
+        DERIVATIONS.of(model.form).observe(model, calibration, key)
     return key
 
 
@@ -72,11 +63,11 @@ def write_graph(
     losses: str | None = None,
     allow_scale_change: bool = False,
 ) -> CandidateRef:
-    """Write the Q/DQ graph of a recipe, stored as a candidate: the same inputs give the same one.
+    """Derive a recipe's candidate and store it: the same inputs give the same one.
 
     `losses` is a key from `measure_sensitivity`; without it, sites are ranked by their local
-    errors. Where the champion's placement is kept, so are its measured losses, and no scale leaves
-    the spec's `calibration.largest_scale_change` unless a person allowed it.
+    errors. No scale leaves the spec's `calibration.largest_scale_change` unless a person allowed
+    it.
     """
     model, base = open_model(calibration.model), loading.graph_recipe(champion)
     recipe = loading.resolved(find_recipe(recipe_name), base)
@@ -85,40 +76,14 @@ def write_graph(
     stored = candidates.stored_candidate(model, name, recipe)
     if stored is not None:
         return stored
-    if model.is_checkpoint:
-        return candidates.derive_checkpoint(model, name, recipe, calibration, observation)
-    loading.require_room_for(model, recipe)
-    by_request = loading.watch_by_champion(model, calibration, observation, recipe, champion)
-    tuning = (model.name, model.digest, observation, tuning_recipe(recipe), champion)
-    limits = tuple(sorted(calibration.ceilings.items())) if recipe.keeps_placement else ()
-    tuned = loading.load_tuned(*tuning, by_request, limits) if recipe.quantized else None
-    evidence = loading.load_evidence(model, calibration, observation, recipe, losses)
-    deployed = loading.load_champion(
-        champion, model.digest if recipe.starts_from_champion else None
-    )
-    candidate = quantize(evidence, recipe, deployed, tuned, change)
-    base = base if recipe.starts_from_champion else None
-    made_of = (calibration, observation, base)
-    return candidates.store_candidate(model, name, candidate, recipe, *made_of)
+    basis = Basis(calibration, observation, champion, losses, change)
+    return DERIVATIONS.of(model.form).write(model, name, recipe, basis)
 
 
 @step("build-engine")
 def build_engine(candidate: CandidateRef, target_name: str) -> EngineRef:
-    """Lower the candidate's graph for one target and compile it; a checkpoint is what it is."""
-    if target_name == CHECKPOINT:
-        index = settings().store().get(candidate.key("graph.onnx"))
-        return EngineRef(target_name, whole_size(index), 0.0, True, "")
-    target, seconds = open_target(target_name), 0.0
-    reason = target.why_not_executable()
-    size = candidates.stored_engine_size(candidate, target_name, target.is_current)
-    if size is None:
-        started = time.perf_counter()
-        profile = open_model(candidate.model).inputs.profile
-        graph = onnx.load_from_string(settings().store().get(candidate.key("graph.onnx")))
-        built = target.build(lower(graph, target.form).SerializeToString(), profile)
-        candidates.store_engine(candidate, target_name, built)
-        size, seconds = whole_size(built.plan), time.perf_counter() - started
-    return EngineRef(target_name, size, seconds, reason is None, reason or "")
+    """Return the candidate's engine for one target; a checkpoint is its own."""
+    return DERIVATIONS.of(open_model(candidate.model).form).build(candidate, target_name)
 
 
 @step("record-ladder")

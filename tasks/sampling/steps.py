@@ -1,23 +1,17 @@
 """The steps of sampling: a window's sample and the calibration set, stored under their digests."""
 
-from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime
 from functools import partial
-
-import numpy as np
-from numpy.typing import NDArray
 
 from infra.canonical import canonical, sha256
 from infra.errors import BadInput, NotFound
 from infra.settings import settings
 from infra.stores import layout
-from tasks.layerwise.request_amax import watch_payloads
-from tasks.models.catalog import RegisteredModel, open_model, where_spread
-from tasks.observation.request_amax import RequestAmax, watch_amax
-from tasks.observation.scales import parse_scales
-from tasks.records import Payload, ReleaseRef, SampleRef, ThinWindow
+from tasks.models.catalog import open_model, where_spread
+from tasks.records import ReleaseRef, SampleRef, ThinWindow
 from tasks.sampling.compose import compose
+from tasks.sampling.forms import WATCHES
 from tasks.sampling.scrubbing import readable, scrubbed
 from tasks.sampling.shards import draw_window
 from tasks.sampling.stored_samples import (
@@ -109,7 +103,7 @@ def compose_calibration_set(
         rules=rules,
         size=rules.size or registered.spec.window.sample,
         tenant_share=registered.spec.window.tenant_share,
-        watch=partial(_watch, registered, champion),
+        watch=partial(WATCHES.of(registered.form), registered, champion),
     )
     keep_quarantined(store, window, composed.quarantined)
     return keep_sample(
@@ -122,29 +116,3 @@ def compose_calibration_set(
         composed.ceilings,
         window.digest,
     )
-
-
-def _watch(
-    model: RegisteredModel, champion: ReleaseRef | None, payloads: Sequence[Payload]
-) -> RequestAmax:
-    if model.is_checkpoint:
-        return watch_payloads(model, payloads)
-    passed = (model.instrumented, model.sites, model.inputs, payloads)
-    return watch_amax(*passed, _smoothing_scales(model, champion), model.observed_cases)
-
-
-def _smoothing_scales(
-    model: RegisteredModel, champion: ReleaseRef | None
-) -> dict[str, NDArray[np.float32]]:
-    """Return the champion's smoothing scales, where they fit the model at hand."""
-    if champion is None:
-        return {}
-    release = settings().release(champion.model, champion.digest)
-    if release.facts.get("model") != model.digest:
-        return {}
-    scales = parse_scales(release.file("scales.json"), where=f"scales of {champion.version}")
-    return {
-        name: item.smoothing_scales
-        for name, item in scales.items()
-        if item.smoothing_scales is not None
-    }

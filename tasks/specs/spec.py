@@ -16,9 +16,9 @@ from pydantic import (
 from infra.errors import BadInput
 from infra.identifiers import ModelName
 from infra.yaml_text import read_yaml
-from tasks.specs.checkpoint import CHECKPOINT, regular_expression, why_not_checkpoint
 from tasks.specs.custom import Dimensions, MetricSpec, Number, States, TensorSpec, with_rules
 from tasks.specs.drift import DriftSpec, WindowSpec
+from tasks.specs.form import Form, form_of, regular_expression, why_not_checkpoint
 from tasks.specs.preprocess import PreprocessSpec
 from tasks.specs.serving import DeliverySpec, ServingSpec
 from tasks.specs.sources import SourceSpec, distinct
@@ -354,9 +354,9 @@ class ModelSpec(_SpecModel):
         return self
 
     @property
-    def is_checkpoint(self) -> bool:
-        """Return whether the model stays a checkpoint, and is never traced to a graph."""
-        return CHECKPOINT in self.targets
+    def form(self) -> Form:
+        """Return what the model is kept as."""
+        return form_of(self.targets)
 
     @property
     def decides_safety(self) -> bool:

@@ -18,17 +18,14 @@ from infra.weights.naming import whole_size
 from tasks.graphs.integer_regions import marked_floats
 from tasks.graphs.multiply_accumulates import layer_products, products_beside
 from tasks.graphs.short_floats import shortened
-from tasks.layerwise.comparing import compare_payloads
 from tasks.metrics.custom.trusted import source_digests
 from tasks.models.batches import Batch
 from tasks.models.catalog import RegisteredModel, open_model
-from tasks.models.checkpoints.carried import CarriedCheckpoint
 from tasks.models.inputs import language_inputs
 from tasks.models.language.speed import paired_generation, typical_workload
 from tasks.models.source_files import FULL_PRECISION
 from tasks.numerics.formats import NumberFormat
 from tasks.records import CandidateRef, EngineRef, GateReport, GateResult, Verdict
-from tasks.specs.checkpoint import CHECKPOINT
 from tasks.specs.traits import Task
 from tasks.validation.costs import (
     CostPair,
@@ -38,13 +35,10 @@ from tasks.validation.costs import (
     fp16_unmeasured,
     generation_gates,
     size_gate,
-    untimed,
 )
-from tasks.validation.gates import error_gate, metric_gates, unexecuted
-from tasks.validation.golden_run import GoldenRun, quality, taught
+from tasks.validation.gates import error_gate, unexecuted
+from tasks.validation.golden_run import GoldenRun, quality
 from tasks.validation.latency import PairedLatency, paired_engines
-from tasks.validation.metrics.golden import CaseScores
-from tasks.validation.metrics.language import scores_of_texts
 from tasks.validation.precision import asked_for, precision_gate
 from tasks.validation.shards import GoldenEngine
 
@@ -131,53 +125,6 @@ def judge_built(
         raise
     except RequantError as exc:
         return GateReport(target, (error_gate("outputs", "all", exc),)), inspection
-
-
-def checkpoint_scores(model: RegisteredModel, index: bytes) -> Mapping[str, CaseScores]:
-    """Return every golden metric of a quantized checkpoint, judged by nothing.
-
-    Raises:
-        BadInput: Its logits are not finite.
-        Tampered: What is outside of its decoder layers is not the original's.
-        Unavailable: The workspace's weights cannot be read.
-    """
-    golden, inputs = model.golden, language_inputs(model.inputs)
-    carried = CarriedCheckpoint(onnx.load_from_string(index))
-    texts = [taught(inputs, case) for case in golden.cases]
-    found = scores_of_texts(golden, compare_payloads(model, carried, texts).scores)
-    return {metric: scores for metric, scores in found.items() if scores.values.size}
-
-
-def judge_checkpoint(
-    model: RegisteredModel, candidate: CandidateRef, index: bytes, served: frozenset[str]
-) -> GateReport:
-    """Judge a checkpoint by how both sides read the golden texts, and by its size.
-
-    How fast it is, and in how much memory, is its server's to show: that is told, and not judged.
-
-    Args:
-        model: Full precision.
-        candidate: What was made of it.
-        index: The candidate's index, as it is stored.
-        served: Groups of the traffic at hand.
-
-    Raises:
-        Unavailable: The workspace's weights cannot be read, which says nothing about it.
-    """
-    budgets = model.spec.budgets
-    size = size_gate(CostPair(whole_size(model.file(FULL_PRECISION)), whole_size(index)), budgets)
-    try:
-        scores = checkpoint_scores(model, index)
-    except Unavailable:
-        raise
-    except RequantError as exc:
-        return GateReport(CHECKPOINT, (error_gate("outputs", "all", exc),))
-    costs = (
-        replace(size, binding=candidate.quantized_share > 0),
-        *untimed(budgets, "a checkpoint is timed where it is served"),
-    )
-    gates = metric_gates(scores, model.golden, budgets, served=served)
-    return GateReport(CHECKPOINT, (*gates, *costs))
 
 
 def report_unexecuted(

@@ -21,6 +21,7 @@ from tasks.records import UNKNOWN, CaseKind, GateResult, GoldenSet, Request, Ver
 from tasks.specs.custom import MetricSpec
 from tasks.specs.groups import ALL, DIMENSIONS, RARE, SERVED_FRACTION, reach, sizes_of
 from tasks.specs.spec import Budgets, ModelSpec, Task
+from tasks.validation.forms import JUDGES
 from tasks.validation.gates import metric_gates, safety_gate
 from tasks.validation.metrics.custom import CustomScores
 from tasks.validation.metrics.golden import CaseScores, evaluate
@@ -116,8 +117,8 @@ def _unrun(spec: ModelSpec, golden: GoldenSet) -> str | None:
 
 def _unwritten(spec: ModelSpec, golden: GoldenSet) -> Iterator[str]:
     """Say which cases ask for an answer that nobody will write."""
-    asking = positions(golden.cases, *SUITES).tolist() if spec.is_checkpoint else []
-    if asking:
+    asking = positions(golden.cases, *SUITES).tolist()
+    if asking and not JUDGES.of(spec.form).writes_answers:
         kinds = ", ".join(sorted({str(golden.cases[place].kind) for place in asking}))
         yield (
             f"{len(asking)} golden cases ask for an answer ({kinds}), which a checkpoint does not "

@@ -3,19 +3,18 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from infra.engines import open_target
 from infra.errors import NotFound
 from infra.settings import settings
 from infra.stores import layout
 from tasks.models.catalog import open_model
 from tasks.records import CandidateRef, EngineRef, GateReport, SampleRef
-from tasks.specs.checkpoint import CHECKPOINT
 from tasks.step import step
 from tasks.traffic.storage.samples import read_requests
 from tasks.validation import preconditions
+from tasks.validation.forms import JUDGES
 from tasks.validation.gates import unbuilt
 from tasks.validation.golden_run import beside_itself
-from tasks.validation.judge import BuiltEngine, judge_built, judge_checkpoint, report_unexecuted
+from tasks.validation.judge import report_unexecuted
 from tasks.validation.preconditions import Preconditions
 from tasks.validation.report import from_json, is_settled, to_json
 
@@ -28,8 +27,7 @@ def examine(window: SampleRef) -> Preconditions:
     """
     model = open_model(window.model)
     why_not_here: dict[str, str | None] = {
-        target: None if target == CHECKPOINT else open_target(target).why_not_executable()
-        for target in model.spec.targets
+        target: JUDGES.of(model.form).why_not_here(target) for target in model.spec.targets
     }
     requests = read_requests(window.key)
     examined = preconditions.examine(
@@ -57,7 +55,8 @@ def judge(
     if engine.executable:
         report = _judged(candidate, engine, served, thorough=thorough)
     else:
-        graph, layers = _file(candidate, "graph.onnx"), _of_engine(candidate, engine, "layers.json")
+        graph = _file(candidate, "graph.onnx")
+        layers = _file(candidate, f"engines/{engine.target}/layers.json")
         report = report_unexecuted(open_model(candidate.model), engine, graph, layers)
     return _stored_beside(candidate, report)
 
@@ -78,15 +77,13 @@ def _judged(
     candidate: CandidateRef, engine: EngineRef, served: Sequence[str], *, thorough: bool
 ) -> GateReport:
     store, model = settings().store(), open_model(candidate.model)
-    built = _built(candidate, engine)
+    judging = JUDGES.of(model.form)
+    built = judging.built(candidate, engine)
     key = layout.verdict(candidate.model, built.basis(model, served, thorough=thorough))
     stored = _stored(key)
     if stored is not None:
         return stored
-    if engine.target == CHECKPOINT:
-        inspection, report = None, judge_checkpoint(model, candidate, built.plan, frozenset(served))
-    else:
-        report, inspection = judge_built(model, built, frozenset(served), thorough=thorough)
+    report, inspection = judging.judge(model, built, frozenset(served), thorough=thorough)
     if inspection is not None:
         store.put(candidate.key(f"engines/{engine.target}/inspector.json"), inspection)
     if is_settled(report):
@@ -94,33 +91,11 @@ def _judged(
     return report
 
 
-def _built(candidate: CandidateRef, engine: EngineRef) -> BuiltEngine:
-    if engine.target == CHECKPOINT:
-        index = _file(candidate, "graph.onnx")
-        return BuiltEngine(candidate, engine, index, b"", index, None)
-    try:
-        metadata = _of_engine(candidate, engine, "plan.json")
-    except NotFound:
-        metadata = None
-    return BuiltEngine(
-        candidate,
-        engine,
-        graph=_file(candidate, "graph.onnx"),
-        layers=_of_engine(candidate, engine, "layers.json"),
-        plan=_of_engine(candidate, engine, "plan"),
-        metadata=metadata,
-    )
-
-
 def _stored(key: str) -> GateReport | None:
     try:
         return from_json(settings().store().get(key))
     except NotFound:
         return None
-
-
-def _of_engine(candidate: CandidateRef, engine: EngineRef, name: str) -> bytes:
-    return _file(candidate, f"engines/{engine.target}/{name}")
 
 
 def _file(candidate: CandidateRef, name: str) -> bytes:

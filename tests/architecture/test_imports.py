@@ -132,6 +132,23 @@ def test_pure_modules_of_a_stage_do_not_import_steps() -> None:
     ]
 
 
+def test_which_form_a_model_has_is_asked_in_one_place() -> None:
+    """Whatever else differs by it stands in a stage's `forms`, or in a table by form (ADR 55)."""
+    named = {
+        name_of(path)
+        for path in SOURCES
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "Form"
+    }
+    assert named == {
+        "tasks/specs/form.py",
+        "tasks/models/catalog.py",  # refuses to load a checkpoint's index as a graph
+        "tasks/publishing/served_by.py",  # what serves it is no step of the loop
+    }
+
+
 def test_a_modules_name_says_what_it_knows() -> None:
     assert not [
         name_of(path)

@@ -186,11 +186,11 @@ def main(arguments: Sequence[str]) -> None:
 
     from infra.settings import settings
     from tasks.models.catalog import open_model
-    from tasks.validation.judge import checkpoint_scores
+    from tasks.validation.forms.checkpoint import CheckpointJudge
 
     model = open_model(NAME)
     index = settings().release(NAME, arguments[0]).file("graph.onnx")
-    lost = checkpoint_scores(model, index)["perplexity-ratio"].values
+    lost = CheckpointJudge().scores(model, model.spec.targets[0], index)["perplexity-ratio"].values
     by_language = {
         language: exp(
             float(

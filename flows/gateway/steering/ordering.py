@@ -14,8 +14,8 @@ from tasks.promotion.entries import waiting
 from tasks.promotion.history import reference
 from tasks.promotion.ledger import EntryKind, LedgerEntry
 from tasks.promotion.serving import deliveries
+from tasks.publishing.served_by import why_not_served
 from tasks.records import ReleaseRef
-from tasks.specs.checkpoint import CHECKPOINT
 from tasks.specs.registration import current_spec
 
 
@@ -38,12 +38,9 @@ def deliver(model: str, version: str, reason: str) -> DeliveryView:
         Tampered: A file of its bundle differs from its digest.
         NotAllowed: It waits, and who acts is no approver, or asked for it under four eyes.
     """
-    spec = current_spec(model)
-    if spec.is_checkpoint:
-        raise Refused(
-            f"{model} stays a checkpoint (targets: {CHECKPOINT}), which no gateway serves: approve "
-            f"or roll back, then `requant publish vllm {model} --to FOLDER`"
-        )
+    spec, unserved = current_spec(model), why_not_served(model)
+    if unserved is not None:
+        raise Refused(unserved)
     entries = journal.read(model)
     actor = _deliverer(model, entries, version)
     release = servable(_fit(model, entries, version))

@@ -17,7 +17,7 @@ from tasks.quantization.recipe.targets import (
     why_not,
 )
 from tasks.records import Action, GateResult
-from tasks.specs.checkpoint import CHECKPOINT
+from tasks.specs.form import CHECKPOINT
 
 Search = Literal["first", "full"]
 """Stop at the first candidate that passes.

@@ -12,7 +12,7 @@ from tasks.numerics.quantized_weight import WeightScheme
 from tasks.quantization.recipe.checkpoints import why_not_in_checkpoint
 from tasks.quantization.recipe.recipe import Recipe
 from tasks.quantization.recipe.schemes import Dynamic, PerBlockOfToken, Static
-from tasks.specs.checkpoint import CHECKPOINT
+from tasks.specs.form import CHECKPOINT
 
 ONNXRUNTIME, ONNXRUNTIME_CUDA = "onnxruntime-cpu", "onnxruntime-cuda"
 TENSORRT_RTX, TENSORRT = "tensorrt-rtx", "tensorrt"

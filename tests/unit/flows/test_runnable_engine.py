@@ -7,8 +7,10 @@ import pytest
 
 from flows import evaluate
 from infra.errors import Refused, Unavailable
+from tasks.specs.form import Form
+from tasks.validation.forms import graph
 
-MODEL: Any = SimpleNamespace(name="m")
+MODEL: Any = SimpleNamespace(name="m", form=Form.GRAPH)
 
 
 def opened(name: str) -> Any:
@@ -19,7 +21,7 @@ def opened(name: str) -> Any:
 
 
 def test_a_target_that_is_not_installed_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluate, "open_target", opened)
+    monkeypatch.setattr(graph, "open_target", opened)
     targets = ["onnxruntime-cuda", "tensorrt-rtx", "onnxruntime-cpu"]
     assert evaluate._runnable(MODEL, targets) == "onnxruntime-cpu"
     with pytest.raises(Refused, match="none of the engines built for m"):

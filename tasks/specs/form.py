@@ -1,14 +1,46 @@
-"""What a spec may ask of a language model that stays a checkpoint: nothing that needs a graph."""
+"""The two forms of a registered model: a graph, or a checkpoint that is never traced to one.
+
+A spec's targets say which. What a stage does with each form is in its own `forms`; which of both is
+taken is decided here alone. A spec may ask of a checkpoint nothing that needs a graph.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Collection, Sequence, Set
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Generic, TypeVar
 
 from tasks.specs.traits import Task
 
 CHECKPOINT = "compressed-tensors"
 """The target of language models that stay checkpoints: what vLLM and transformers load."""
+T = TypeVar("T")
+
+
+class Form(StrEnum):
+    """What a registered model is kept as."""
+
+    GRAPH = "graph"  # engines are built from it
+    CHECKPOINT = "checkpoint"  # read one decoder layer at a time
+
+
+@dataclass(frozen=True, slots=True)
+class ByForm(Generic[T]):
+    """What is done with a model of each form."""
+
+    graph: T
+    checkpoint: T
+
+    def of(self, form: Form) -> T:
+        """Return what is done with models of a form."""
+        return self.checkpoint if form is Form.CHECKPOINT else self.graph
+
+
+def form_of(targets: Collection[str]) -> Form:
+    """Return what a model with these targets is kept as."""
+    return Form.CHECKPOINT if CHECKPOINT in targets else Form.GRAPH
 
 
 def regular_expression(text: str) -> str:
@@ -50,7 +82,7 @@ def why_not_checkpoint(
     Returns:
         The field and what to write, or None.
     """
-    if CHECKPOINT not in targets:
+    if form_of(targets) is Form.GRAPH:
         of_checkpoints = f"calibration.keep is of the target {CHECKPOINT}: leave it out"
         return of_checkpoints if keep is not None else None
     unread = sorted(metrics - OF_TEXTS)
