@@ -16,6 +16,7 @@ from infra.settings import settings
 from infra.stores import layout
 from tasks.promotion.decisions import was_thin
 from tasks.promotion.ledger import EntryKind, LedgerEntry
+from tasks.publishing.served_by import why_not_served
 from tasks.records import STORED_DETECTORS
 from tasks.specs.registration import current_digest, current_spec
 from tasks.traffic.sources import SourceIntake, last_of
@@ -76,6 +77,9 @@ def model_over_time(model: str, windows: int = Query(over_time.WINDOWS, ge=1, le
 def model_tiers(request: Request, model: str) -> ModelTiers:
     """Return which tier answered how much since the gateway started; 404 as above."""
     current_digest(model)
+    unserved = why_not_served(model)
+    if unserved is not None:
+        return ModelTiers(model, (), unserved)
     answer = request.app.state.tiers.answer()
     known = answer.value or {}
     return ModelTiers(model, known.get(model, ()), answer.problem)

@@ -15,10 +15,13 @@ from tasks.promotion import ledger
 from tasks.promotion.decisions import was_thin
 from tasks.promotion.ledger import EntryKind, LedgerEntry
 from tasks.quantization.recipe.catalog import RECIPES, find_recipe
-from tasks.quantization.recipe.ladder import DeployedGraph, climb
+from tasks.quantization.recipe.ladder import DeployedGraph, climb, climb_checkpoint
+from tasks.quantization.recipe.recipe import Recipe
 from tasks.quantization.recipe.targets import why_not
 from tasks.records import Action
+from tasks.specs.form import ByForm
 from tasks.specs.registration import current_spec
+from tasks.specs.spec import ModelSpec
 
 RUNS = 10
 """Earlier runs whose duration is looked at."""
@@ -131,7 +134,7 @@ def plan(model: str, recipe: str = "", window: str = "", *, require_approval: bo
         tuple(choices),
         tuple(windows),
         _window_words(windows, window),
-        (by_name[wanted],) if wanted else _tries(model, entries, spec.targets, by_name),
+        (by_name[wanted],) if wanted else _tries(spec, entries, by_name),
         gates,
         gates_of,
         tuple(seconds for seconds, _ in runs),
@@ -216,34 +219,47 @@ def _window_words(windows: Sequence[StoredWindow], window: str) -> str:
 
 
 def _tries(
-    model: str,
-    entries: Sequence[LedgerEntry],
-    targets: Sequence[str],
-    choices: Mapping[str, RecipeChoice],
+    spec: ModelSpec, entries: Sequence[LedgerEntry], choices: Mapping[str, RecipeChoice]
 ) -> tuple[RecipeChoice, ...]:
     """Return the ladder's order, as far as the champion's bundle tells it."""
     reign = ledger.champion(entries)
     facts: Mapping[str, Json] = {}
     if reign is not None and reign.release is not None:
         try:
-            facts = settings().release(model, reign.release).facts
+            facts = settings().release(spec.name, reign.release).facts
         except RequantError:
             facts = {}
+    return tuple(
+        choices.get(recipe.name, RecipeChoice(recipe.name, recipe.summary, None))
+        for recipe in _LADDERS.of(spec.form)(spec, facts)
+    )
+
+
+def _ladder_of_graph(spec: ModelSpec, facts: Mapping[str, Json]) -> Sequence[Recipe]:
     sites = facts.get("sensitivity")
-    ladder = climb(
+    return climb(
         recipe=None,
         deployed=_deployed(facts),
         multiplies_rows=True,
         action=Action.RECALIBRATE,
         sites=len(sites) if isinstance(sites, list | tuple) and sites else SITES,
-        targets=tuple(targets),
+        targets=spec.targets,
         search="first",
         ask=why_not,
     )
-    return tuple(
-        choices.get(recipe.name, RecipeChoice(recipe.name, recipe.summary, None))
-        for recipe in ladder
+
+
+def _ladder_of_checkpoint(_: ModelSpec, facts: Mapping[str, Json]) -> Sequence[Recipe]:
+    made_by = facts.get("recipe")
+    name = made_by.get("name") if isinstance(made_by, Mapping) else None
+    return climb_checkpoint(
+        recipe=None,
+        made_by=str(name) if name in RECIPES else None,
+        action=Action.RECALIBRATE,
     )
+
+
+_LADDERS = ByForm(graph=_ladder_of_graph, checkpoint=_ladder_of_checkpoint)
 
 
 def _deployed(facts: Mapping[str, Json]) -> DeployedGraph | None:

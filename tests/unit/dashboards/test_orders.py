@@ -26,7 +26,9 @@ from infra.settings import Settings
 from infra.stores import layout
 from tasks.promotion import journal
 from tasks.promotion.ledger import EntryKind, body
-from tests.unit.dashboards.conftest import ESCAPED, HOSTILE, RUN, own_form
+from tasks.quantization.recipe.ladder import climb_checkpoint
+from tasks.records import Action
+from tests.unit.dashboards.conftest import ESCAPED, HOSTILE, RUN, SPEC, own_form
 
 FACTS: dict[str, Json] = {
     "recipe": {"name": "int8-max", "quantized": True, "weights": {"format": "int8"}},
@@ -71,6 +73,26 @@ def test_a_dry_run_says_what_would_be_done_and_starts_nothing(
     assert triggered == []
     assert 'name="form_id"' in page.text
     assert 'type="hidden"' not in page.text  # a dry run's address carries no form's id
+
+
+def test_a_checkpoint_shows_its_own_ladder_and_that_no_gateway_serves_it(
+    browser: TestClient, known: Settings, reigns: list[str]
+) -> None:
+    kept = SPEC.replace("image-classification", "causal-lm").replace(
+        "input: {shape: [1, 8, 8]}", "input: {tokenizer: tokenizer.json}"
+    )
+    kept = kept.replace("onnxruntime-cpu", "compressed-tensors").replace(
+        "{metric: flips, at_most: 0.05}", "{metric: agreement, at_least: 0.8}"
+    )
+    known.store().put(
+        "models/tiny/current", json.dumps({"version": 1, "digest": "e" * 64}).encode()
+    )
+    known.store().put(f"models/tiny/{'e' * 64}/spec.yaml", kept.encode())
+    ladder = [choice["name"] for choice in browser.get("/api/models/tiny/plan").json()["tries"]]
+    climbed = climb_checkpoint(recipe=None, made_by="int8-max", action=Action.RECALIBRATE)
+    assert ladder == [recipe.name for recipe in climbed]
+    assert ladder[0] == "int8-max", "the champion's recipe comes first"
+    assert "which no gateway or ONNX server serves" in browser.get("/models/tiny").text
 
 
 @pytest.mark.parametrize("asked", [{"window": "windows/tiny/other"}, {"recipe": "int9"}])
