@@ -100,7 +100,7 @@ def evaluate(
     """
     from flows.cli import printing
 
-    with printing.progress(quiet=as_json) as show:
+    with printing.progress(quiet=as_json) as show, printing.details(show):
         show(f"running {suite} on {model} and on full precision", 0.0)
         from flows.evaluate import evaluate
 

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from flows.cli import progress_line
 from flows.cli.progress_line import Say
+from infra.processes.telling import heard_by
 from infra.settings import settings
 
 T = TypeVar("T")
@@ -38,6 +39,13 @@ def progress(*, quiet: bool = False) -> Iterator[Say]:
     """Show one line that moves on a terminal, a line per step otherwise; nothing when quiet."""
     with progress_line.progress(console, quiet=quiet) as show:
         yield show
+
+
+@contextmanager
+def details(show: Say) -> Iterator[None]:
+    """Show what a long step inside the block is at, such as a decoder layer, every ten seconds."""
+    with heard_by(lambda sentence: show(sentence, 0.0)):
+        yield
 
 
 @contextmanager

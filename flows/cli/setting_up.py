@@ -77,7 +77,7 @@ def model_add(
     from flows.queries.added_model import describe
     from tasks.models.catalog import register
 
-    with printing.progress(quiet=as_json) as say:
+    with printing.progress(quiet=as_json) as say, printing.details(say):
         say(f"taking in the model of {spec}", 0.0)
         registered = register(spec)
         added = describe(registered, say)

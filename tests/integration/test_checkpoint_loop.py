@@ -201,6 +201,29 @@ def test_a_weight_that_was_changed_is_never_promoted_again(
     assert roll_back("large", None, "somebody", "a try", "request-2").version == "1"
 
 
+def test_commands_say_which_decoder_layer_they_are_at(
+    large: Settings,
+    recalibrated: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    from typer.testing import CliRunner
+
+    from flows.cli.application import app
+    from infra.processes import telling
+
+    monkeypatch.setattr(telling, "EVERY", 0.0)
+    spec_path = write_checkpoint(tmp_path) / "model.yaml"
+    for command, said in (
+        (["evaluate", "large", "--version", "1"], "reading 40 texts: decoder layer 2 of 2"),
+        (["model", "add", str(spec_path)], "trying decoder layer 2 of 2 by itself"),
+    ):
+        answer = CliRunner().invoke(app, ["--workspace", str(large.root), *command])
+        assert answer.exit_code == 0, answer.output
+        assert said in answer.output + "".join(capfd.readouterr())
+
+
 def test_no_gateway_takes_it_over(recalibrated: dict[str, Any]) -> None:
     from flows.gateway.steering.ordering import deliver
     from infra.errors import Refused

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ import onnx
 
 from infra.errors import BadInput
 from infra.processes.memory import return_freed
+from infra.processes.telling import tell
 from tasks.models.checkpoints.carried import CarriedCheckpoint
 from tasks.models.checkpoints.decoder import StreamedDecoder
 from tasks.models.checkpoints.index_graph import index_of
@@ -53,7 +54,13 @@ def taken_in(folder: Path) -> onnx.ModelProto:
     stored = StoredCheckpoint(folder)
     _require_unquantized(folder)
     beside = {path.name: path.read_bytes() for path in (folder / CONFIG, *files_beside(folder))}
-    return index_of(((name, stored.tensor(name)) for name in stored.names), beside)
+    return index_of(_tensors(stored), beside)
+
+
+def _tensors(stored: StoredCheckpoint) -> Iterator[tuple[str, torch.Tensor]]:
+    for place, name in enumerate(stored.names, 1):
+        tell(f"taking in tensor {place} of {len(stored.names)}")
+        yield name, stored.tensor(name)
 
 
 def _require_unquantized(folder: Path) -> None:
@@ -139,6 +146,7 @@ def _require_linear(decoder: StreamedDecoder) -> None:
 
 def _whole(decoder: StreamedDecoder, ids: torch.Tensor) -> torch.Tensor:
     try:
+        tell(f"reading {ids.shape[-1]} tokens with the model as a whole")
         return decoder.whole(ids)
     except (TypeError, ValueError, RuntimeError, AttributeError, IndexError) as exc:
         line = " ".join(str(exc).split())[:200]
@@ -151,6 +159,7 @@ def _layered(decoder: StreamedDecoder, ids: torch.Tensor) -> torch.Tensor:
     try:
         hidden, calls = decoder.begin(ids)
         for layer in range(decoder.layers):
+            tell(f"trying decoder layer {layer + 1} of {decoder.layers} by itself")
             with decoder.loaded(layer, decoder.original(layer)):
                 hidden = decoder.run(layer, hidden, calls[layer])
             return_freed()
