@@ -27,7 +27,7 @@ from tasks.traffic.sources import (
 )
 
 
-@orchestrated("intake", "take-in-{model}", role=Role.OPERATOR)
+@orchestrated("intake", "take-in-{model}", role=Role.OPERATOR, yields=True)
 def intake(model: str) -> tuple[SourceIntake, ...]:
     """Read what is new in every source of a model; again, or twice at once, stores nothing twice.
 

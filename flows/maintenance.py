@@ -35,7 +35,7 @@ from tasks.records import (
 from tasks.sampling import steps as sampling_steps
 
 
-@orchestrated("maintenance", "maintain-{model}", role=Role.OPERATOR)
+@orchestrated("maintenance", "maintain-{model}", role=Role.OPERATOR, yields=True)
 def maintenance(model: str, until: datetime | None = None) -> RunOutcome:
     """Keep one model right on the newest window; again, or twice at once, changes nothing more.
 

@@ -41,7 +41,7 @@ from tasks.validation import steps as validation_steps
 from tasks.validation.report import to_markdown
 
 
-@orchestrated("requantize", "requantize-{model}", role=Role.OPERATOR)
+@orchestrated("requantize", "requantize-{model}", role=Role.OPERATOR, yields=True)
 def requantize(
     model: str,
     recipe: str | None = None,

@@ -111,6 +111,8 @@ class Settings(BaseSettings):
     mlflow_port: int = 5000
     console_port: int = 8400
     console_url: str | None = None  # where people reach it, where no `requant up` notes that
+    # Of runs that a worker starts to maintain a model: a gateway on the same host goes first.
+    run_nice: int = Field(10, ge=0, le=19)
     gateway_port: int = 8500
     gateway_grpc_port: int | None = Field(None, ge=0, le=65535)  # None: the gateway speaks no gRPC
     gateway_models: str = ""  # those that the gateway serves, separated by commas; empty: all

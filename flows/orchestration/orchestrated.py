@@ -32,17 +32,25 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def orchestrated(name: str, run_name: str, *, role: Role) -> Callable[[Callable[P, R]], Flow[P, R]]:
+def orchestrated(
+    name: str, run_name: str, *, role: Role, yields: bool = False
+) -> Callable[[Callable[P, R]], Flow[P, R]]:
     """Make a function a flow: one actor from beginning to end, and everything opened once.
 
-    Its outcome shows in the run's state and log. `run_name` may name parameters in braces. Who acts
-    needs `role` for the flow's model, or for all where it is called without one.
+    Its outcome shows in the run's state and log.
+
+    Args:
+        name: The flow's.
+        run_name: Of its runs; it may name parameters in braces.
+        role: What who acts needs for the flow's model, or for all where it is called without one.
+        yields: Whether a process of a worker does it at a lower priority, so that a gateway on the
+            same host keeps its cores.
     """
 
     def made(fn: Callable[P, R]) -> Flow[P, R]:
         @wraps(fn)
         def body(*args: P.args, **kwargs: P.kwargs) -> R:
-            _settle_in()
+            _settle_in(yields)
             with one_actor(), run_scope():
                 parameters = get_call_parameters(fn, args, kwargs)
                 model = parameters.get("model")
@@ -56,7 +64,7 @@ def orchestrated(name: str, run_name: str, *, role: Role) -> Callable[[Callable[
     return made
 
 
-def _settle_in() -> None:
+def _settle_in(yields: bool) -> None:
     """Point the process that a worker started for a run at its workspace, as the command line does.
 
     A worker starts it in a folder that is deleted afterwards: a workspace there, and the key in it,
@@ -70,6 +78,10 @@ def _settle_in() -> None:
             "set REQUANT_WORKSPACE to an absolute path where the worker is started"
         )
     use_workspace(None)
+    if yields:
+        # Of this thread, and of the threads and processes that it starts from now on.
+        wanted = max(settings().run_nice, os.getpriority(os.PRIO_PROCESS, 0))
+        os.setpriority(os.PRIO_PROCESS, 0, wanted)
 
 
 def call(target: Flow[P, R], *args: P.args, **kwargs: P.kwargs) -> R:

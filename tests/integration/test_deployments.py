@@ -74,3 +74,39 @@ print(oct(os.umask(0)), os.environ.get("MLFLOW_ALLOW_PICKLE_DESERIALIZATION"))
         assert not (tmp_path / ".requant").exists()
     else:
         assert done.stdout == "0o77 false\n", done.stderr
+
+
+def test_a_workers_run_leaves_the_cores_to_a_gateway_but_for_what_somebody_waits_for(
+    workspace: Settings, tmp_path: Path
+) -> None:
+    code = """
+import os
+from flows.intake import intake
+from flows.rollback import rollback
+for run in (rollback, intake, intake):
+    try:
+        run.fn("absent")
+    except Exception:
+        print(os.getpriority(os.PRIO_PROCESS, 0))
+"""
+    given = {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": str(EXAMPLES.parent),
+        "PREFECT_HOME": str(workspace.root / "prefect"),
+        "REQUANT_WORKSPACE": str(workspace.root),
+        "REQUANT_RUN_NICE": "7",
+    }
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    for worker, expected in (
+        ({"PREFECT__FLOW_RUN_ID": "01a22466-4ab1-7ac1-bf8a-d9bbb082f2e9"}, max(own, 7)),
+        ({}, own),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env=given | worker,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.stdout.split() == [str(own), str(expected), str(expected)], done.stderr
