@@ -15,6 +15,7 @@ from tasks.models.checkpoints.experts import is_routed
 from tasks.quantization.recipe.schemes import PerToken, Static
 from tasks.quantization.streamed.activations import input_scale_of
 from tasks.quantization.streamed.folding import exact_folds, fold, smoothing_scales
+from tasks.quantization.streamed.needs import WIDE
 from tasks.quantization.streamed.observing import SiteView, Wanted
 from tasks.quantization.streamed.rounding import Rounded, compensated, nearest
 from tasks.quantization.streamed.scheme import LayerScheme
@@ -119,7 +120,7 @@ class LayerQuantizer:
                     f"no text of the calibration set reaches {self._decoder.prefix(layer)}"
                     f"{names[0]}, so that it has no static range: ask for a recipe without any"
                 )
-            input_scale = input_scale_of(activation, view, by)
+            input_scale = input_scale_of(activation, view, by, scales_in)
             at = 0
             for name in names:
                 rows = slice(at, at := at + len(parameters[f"{name}.weight"]))
@@ -245,13 +246,8 @@ def _widened(
 
 
 def _scales_in(weight: torch.Tensor) -> torch.dtype | None:
-    """Return the type of a stored weight's scales: its own, where that reaches as far as float32.
-
-    Scales of small weights are no numbers of float16.
-    """
-    import torch
-
-    return torch.bfloat16 if weight.dtype == torch.bfloat16 else None
+    """Return the type of a stored weight's scales: its own, where that is of 16 bits."""
+    return weight.dtype if weight.dtype.itemsize < WIDE else None
 
 
 def _stacked(parameters: Mapping[str, torch.Tensor], names: Sequence[str]) -> torch.Tensor:

@@ -84,6 +84,23 @@ def _least_error(groups: torch.Tensor, scales: torch.Tensor, format: NumberForma
     return best
 
 
+def stored_scales(scales: torch.Tensor, kind: torch.dtype | None) -> torch.Tensor:
+    """Return scales in a type that whoever loads them casts to; in float32 where it is too short.
+
+    Args:
+        scales: In float32.
+        kind: Of the checkpoint's weights; None: float32. Scales of small weights are no numbers of
+            float16.
+    """
+    import torch
+
+    if kind is None or not scales.numel():
+        return scales
+    numbers = torch.finfo(kind)
+    held = bool(scales.min() >= numbers.smallest_normal) and bool(scales.max() <= numbers.max)
+    return scales.to(kind) if held else scales
+
+
 def nearest(
     weight: torch.Tensor, scheme: WeightScheme, scales_in: torch.dtype | None = None
 ) -> Rounded:
@@ -92,12 +109,11 @@ def nearest(
     Args:
         weight: In float32.
         scheme: How it is stored.
-        scales_in: The type that scales are stored in; None: float32. Values are in units of them.
+        scales_in: The type that scales are stored in where it holds them, as `stored_scales`; None:
+            float32. Values are in units of them.
     """
-    import torch
-
     outputs, inputs = weight.shape
-    scales = scales_of(weight, scheme).to(scales_in or torch.float32)
+    scales = stored_scales(scales_of(weight, scheme), scales_in)
     groups = weight.view(outputs, scales.shape[1], -1)
     values = _rounded(groups / scales.float()[:, :, None], scheme.format)
     return Rounded(values.view(outputs, inputs), scales)
@@ -123,7 +139,7 @@ def compensated(
     import torch
 
     outputs, inputs = weight.shape
-    scales = scales_of(weight, scheme).to(scales_in or torch.float32)
+    scales = stored_scales(scales_of(weight, scheme), scales_in)
     block = block_of(scheme, inputs) or inputs
     order = torch.argsort(gram.diagonal(), descending=True, stable=True)
     factor = inverse_factor(gram[order][:, order])

@@ -52,11 +52,11 @@ def derived(source: Path, output: Path, recipe: str, **options: Any) -> DerivedC
     )
 
 
-def loss(folder: Path) -> float:
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+def loss(folder: Path, kind: torch.dtype = torch.float32) -> float:
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=kind).eval()
     windows = ids(3, seed=1)
     with torch.no_grad():
-        logits = model(windows).logits[:, :-1]
+        logits = model(windows).logits[:, :-1].float()
     wanted = windows[:, 1:]
     return float(torch.nn.functional.cross_entropy(logits.flatten(0, 1), wanted.flatten()))
 
@@ -115,6 +115,40 @@ def test_scales_of_a_bfloat16_checkpoint_are_bfloat16_and_judged_as_such(
         if name.endswith("weight_scale")
     }
     assert scales == {torch.bfloat16}
+
+
+@pytest.mark.parametrize(
+    ("kind", "recipe"),
+    [(torch.bfloat16, "int8-smooth"), (torch.bfloat16, "fp8"), (torch.float16, "int8-smooth")],
+)
+def test_in_16_bits_only_the_division_of_what_layers_read_differs(
+    folder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: torch.dtype, recipe: str
+) -> None:
+    """With its division in float32, the library finds the same loss.
+
+    compressed-tensors divides in the model's type, and vLLM's kernel in float32, as is done here.
+    """
+    from compressed_tensors.quantization.lifecycle import forward
+
+    shutil.copytree(folder("llama"), tmp_path / "short")
+    path = tmp_path / "short" / "model.safetensors"
+    save_file(
+        {name: value.to(kind) for name, value in load_file(path).items()},
+        path,
+        metadata={"format": "pt"},
+    )
+    made = derived(tmp_path / "short", tmp_path / "out", recipe)
+    (judged,) = made.judged
+    said = math.log(judged.perplexity * judged.perplexity_ratio)
+    assert math.log(judged.perplexity) == pytest.approx(loss(tmp_path / "short", kind), abs=1e-6)
+    assert said == pytest.approx(loss(tmp_path / "out", kind), abs=0.02)
+    own = forward.fake_quantize
+
+    def in_float32(x: torch.Tensor, scale: torch.Tensor, *rest: Any, **named: Any) -> torch.Tensor:
+        return own(x.float(), scale.float(), *rest, **named).to(x.dtype)
+
+    monkeypatch.setattr(forward, "fake_quantize", in_float32)
+    assert said == pytest.approx(loss(tmp_path / "out", kind), abs=1e-6)
 
 
 def test_folded_scales_leave_full_precision_as_it_was(folder: Any, tmp_path: Path) -> None:
