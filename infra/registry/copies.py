@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+import yaml
+
 from infra.canonical import sha256
 from infra.errors import BadInput, NotFound, Unavailable
 from infra.identifiers import Digest
@@ -31,6 +33,9 @@ _REQUIREMENT = re.compile(
     r"|name: mlflow-env"
 )
 """A line of the environments that MLflow writes beside an ONNX model: no other package is named."""
+
+LOADED = "registered_model_meta"
+"""What MLflow writes beside a version that it loads from where it lies."""
 
 
 class ProxiedFiles:
@@ -90,18 +95,22 @@ def remove_files(copy: ObjectStore) -> None:
         copy.delete(key)
 
 
-def wrong_in(copy: ObjectStore, graph_digest: str, digests: DigestCache) -> str | None:
+def wrong_in(
+    copy: ObjectStore, of: tuple[str, str], graph_digest: str, digests: DigestCache
+) -> str | None:
     """Return what differs from a version whose graph has this SHA-256; None where nothing does.
 
     Every file is accounted for: the graph by its digest, what MLflow is told of it by what it would
-    make MLflow do. Raises `Unavailable`.
+    make MLflow do. `of` is the model's name and the version. Raises `Unavailable`.
     """
     present = set(copy.list(""))
     weights = {name for name in present if is_weight_file(name)}
-    if present - weights != FILES:
-        strange, missing = sorted(present - weights - FILES), sorted(FILES - present)
+    if present - weights - {LOADED} != FILES:
+        strange, missing = sorted(present - weights - FILES - {LOADED}), sorted(FILES - present)
         return f"it holds {strange[0]}" if strange else f"it lacks {missing[0]}"
     try:
+        if LOADED in present and not _is_noted(copy.get(LOADED), *of):
+            return f"its {LOADED} names another version"
         if digests.digest(copy, GRAPH_FILE) != graph_digest:
             return f"its {GRAPH_FILE} is not what the release holds"
         for name in sorted(weights):
@@ -134,6 +143,16 @@ def _wrong_beside(
     if wrong is None:
         digests.approve(known)
     return wrong
+
+
+def _is_noted(data: bytes, model: str, version: str) -> bool:
+    """Return whether MLflow's note says that the files are those of a version."""
+    try:
+        noted = yaml.safe_load(data)
+        told = {name: str(value) for name, value in noted.items()}  # a number, or its digits
+    except (yaml.YAMLError, AttributeError):
+        return False
+    return told == {"model_name": model, "model_version": version}
 
 
 def _lines(data: bytes) -> list[str]:

@@ -133,7 +133,7 @@ class Registry:
         """
         with self._connection.client(f"read the files of version {version} of {model}") as client:
             copy = open_copy(client, _checked(model), version, self._connection.tracking_uri)
-            return wrong_in(copy, graph_digest, digests)
+            return wrong_in(copy, (model, version), graph_digest, digests)
 
     def set_tags(self, model: str, version: str, tags: Mapping[str, str]) -> None:
         """Set tags of a version, keeping its others; raises `NotFound`, `Unavailable`."""
