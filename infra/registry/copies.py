@@ -6,7 +6,7 @@ import hashlib
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -16,10 +16,11 @@ import yaml
 from infra.canonical import sha256
 from infra.errors import BadInput, NotFound, Unavailable
 from infra.identifiers import Digest
-from infra.registry.flavour import DESCRIPTION, FILES, GRAPH_FILE, differences
+from infra.registry.checkpoint_flavour import PACKAGES, stem_of
+from infra.registry.flavour import DESCRIPTION, FILES, GRAPH_FILE, differences, files_of
 from infra.stores import open_store
 from infra.stores.digests import DigestCache
-from infra.weights.naming import file_name, is_weight_file, weight_files
+from infra.weights.naming import file_name, is_weight_file
 from infra.weights.outline import outline
 
 if TYPE_CHECKING:
@@ -28,11 +29,12 @@ if TYPE_CHECKING:
     from infra.stores.port import ObjectStore
 
 _REQUIREMENT = re.compile(
-    r"(python|pip|mlflow|onnx|onnxruntime|setuptools|wheel)(\s*[:=<>!~]=?\s*[\w.]+)?"
+    r"(python|pip|mlflow|onnx|onnxruntime|setuptools|wheel"
+    rf"|{'|'.join(PACKAGES)})(\s*[:=<>!~]=?\s*[\w.]+)?"
     r"|-r requirements\.txt|((channels|dependencies|build_dependencies|pip):)|conda-forge"
     r"|name: mlflow-env"
 )
-"""A line of the environments that MLflow writes beside an ONNX model: no other package is named."""
+"""A line of the environments beside a model: no other package is named."""
 
 LOADED = "registered_model_meta"
 """What MLflow writes beside a version that it loads from where it lies."""
@@ -104,19 +106,19 @@ def wrong_in(
     make MLflow do. `of` is the model's name and the version. Raises `Unavailable`.
     """
     present = set(copy.list(""))
-    weights = {name for name in present if is_weight_file(name)}
-    if present - weights - {LOADED} != FILES:
-        strange, missing = sorted(present - weights - FILES - {LOADED}), sorted(FILES - present)
-        return f"it holds {strange[0]}" if strange else f"it lacks {missing[0]}"
+    if not present >= FILES:
+        return f"it lacks {min(FILES - present)}"
     try:
         if LOADED in present and not _is_noted(copy.get(LOADED), *of):
             return f"its {LOADED} names another version"
         if digests.digest(copy, GRAPH_FILE) != graph_digest:
             return f"its {GRAPH_FILE} is not what the release holds"
-        for name in sorted(weights):
-            if file_name(digests.digest(copy, name)) != name:
+        names = sorted(present - FILES - {LOADED})
+        beside = {name: file_name(digests.digest(copy, name)) for name in names}
+        for name, digest in beside.items():
+            if is_weight_file(stem_of(name)) and stem_of(name) != digest:
                 return f"its {name} differs from its digest"
-        return _wrong_beside(copy, graph_digest, weights, digests)
+        return _wrong_beside(copy, graph_digest, beside, digests)
     except NotFound as error:
         raise Unavailable(f"A version's files changed while they were read: {error}") from error
     except BadInput as error:
@@ -124,10 +126,11 @@ def wrong_in(
 
 
 def _wrong_beside(
-    copy: ObjectStore, graph_digest: str, weights: set[str], digests: DigestCache
+    copy: ObjectStore, graph_digest: str, beside: Mapping[str, str], digests: DigestCache
 ) -> str | None:
     small = {name: copy.get(name) for name in sorted(FILES - {GRAPH_FILE})}
-    known = " ".join([graph_digest, sha256(b"".join(small.values())), *sorted(weights)])
+    rests_on = [graph_digest, sha256(b"".join(small.values())), *map(" ".join, beside.items())]
+    known = sha256("\n".join(rests_on).encode())
     if digests.approved(known):
         return None
     lines = [line for name in sorted(small) if name != DESCRIPTION for line in _lines(small[name])]
@@ -135,10 +138,13 @@ def _wrong_beside(
     if strange:
         return f"it requires {strange[0]!r}"
     graph = copy.get(GRAPH_FILE)
-    named = set(weight_files(graph))
-    if weights != named:
-        strange, missing = sorted(weights - named), sorted(named - weights)
+    named = files_of(graph)
+    if set(beside) != set(named):
+        strange, missing = sorted(set(beside) - set(named)), sorted(set(named) - set(beside))
         return f"it holds {strange[0]}" if strange else f"it lacks {missing[0]}"
+    other = [name for name, digest in beside.items() if digest != named[name]]
+    if other:
+        return f"its {other[0]} is not what the release holds"
     wrong = differences(small[DESCRIPTION], outline(graph))
     if wrong is None:
         digests.approve(known)

@@ -1,12 +1,11 @@
-"""A graph in MLflow's ONNX flavour.
+"""A graph in MLflow's ONNX flavour, and a checkpoint's index in that of transformers.
 
-`mlflow.pyfunc.load_model` loads it with nothing of ours installed.
+`mlflow.pyfunc.load_model` loads both with nothing of ours installed.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,15 @@ import yaml
 from infra.engine_options.accuracy_level import session_options
 from infra.errors import BadInput
 from infra.identifiers import RunId
+from infra.registry.checkpoint_flavour import (
+    expected_files,
+    save_checkpoint,
+    wrong_flavours,
+)
+from infra.registry.linking import second_name
+from infra.weights.carried import is_index
+from infra.weights.naming import weight_files
+from infra.weights.outline import outline
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -40,7 +48,7 @@ def log_onnx(
 ) -> str:
     """Do what `mlflow.onnx.log_model` does, on this client instead of the global one.
 
-    Returns the logged model's id.     `folder` is scratch space, `kind` what MLflow groups models
+    Returns the logged model's id. `folder` is scratch space, `kind` what MLflow groups models
     by. Raises `BadInput` for bytes that are no ONNX model.
     """
     from mlflow.entities import LoggedModelOutput, LoggedModelStatus
@@ -75,6 +83,8 @@ def differences(described: bytes, graph: Any) -> str | None:
 
     try:
         model = yaml.safe_load(described)
+        if is_index(graph):
+            return wrong_flavours(model)
         flavours = model["flavors"]
         if set(flavours) != {"onnx", "python_function"}:
             return f"its flavours are {', '.join(sorted(flavours))}"
@@ -92,6 +102,16 @@ def differences(described: bytes, graph: Any) -> str | None:
     except (yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError) as error:
         return f"its MLmodel cannot be read ({error})"
     return None
+
+
+def files_of(graph: bytes) -> Mapping[str, str]:
+    """Return what lies beside a version's graph: a file's name -> that of its digest.
+
+    Raises `BadInput` for bytes that are no ONNX model, `Tampered` as `weight_file`.
+    """
+    if is_index(outline(graph)):
+        return expected_files(parsed(graph))
+    return {name: name for name in weight_files(graph)}
 
 
 def parsed(onnx_bytes: bytes) -> Any:
@@ -114,6 +134,9 @@ def parsed(onnx_bytes: bytes) -> Any:
 
 
 def _save(graph: Any, serialized: Graph, folder: Path, described: object) -> None:
+    if is_index(graph):
+        save_checkpoint(graph, serialized.weights, folder, described, serialized.data)
+        return
     import mlflow.onnx
 
     mlflow.onnx.save_model(
@@ -134,29 +157,16 @@ def _save(graph: Any, serialized: Graph, folder: Path, described: object) -> Non
     # Byte for byte what the release holds, not a re-serialization.
     (folder / GRAPH_FILE).write_bytes(serialized.data)
     for name, path in serialized.weights.items():
-        _second_name(path, folder / name)  # the registry copies it from here
+        second_name(path, folder / name)  # the registry copies it from here
 
 
-def _second_name(path: Path, target: Path) -> None:
-    """Link a file, or copy it from another file system."""
-    try:
-        target.hardlink_to(path)
-    except OSError:
-        shutil.copyfile(path, target)
-
-
-def _signature(graph: Any) -> object | None:
-    """Return names, types and shapes of inputs and outputs, -1 for a symbolic dimension.
-
-    None of a checkpoint's index, which reads nothing: MLflow knows no signature without inputs.
-    """
+def _signature(graph: Any) -> object:
+    """Return names, types and shapes of inputs and outputs, -1 for a symbolic dimension."""
     from mlflow.models import ModelSignature
     from mlflow.types import Schema
 
     constants = {tensor.name for tensor in graph.graph.initializer}
     inputs = [_spec(value) for value in graph.graph.input if value.name not in constants]
-    if not inputs:
-        return None
     outputs = [_spec(value) for value in graph.graph.output]
     signature: object = ModelSignature(Schema(inputs), Schema(outputs))
     return signature

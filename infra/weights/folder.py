@@ -52,17 +52,21 @@ class WeightFolder:
         """The folder, where runtimes look for what a graph names."""
         return self._folder
 
-    def keep(self, values: NDArray[np.generic]) -> str:
+    def keep(self, values: NDArray[np.generic], before: bytes = b"") -> str:
         """Write an array's bytes, in C order, and return the file's name.
+
+        `before` is written before them.
 
         The same bytes are written once. Raises `Unavailable` where the disk cannot hold them.
         """
         flat = np.ascontiguousarray(values).reshape(-1).view(np.uint8)
-        name = file_name(hashlib.sha256(flat.data).hexdigest())
+        digest = hashlib.sha256(before)
+        digest.update(flat.data)
+        name = file_name(digest.hexdigest())
         path = self._folder / name
         try:
-            if not (path.is_file() and path.stat().st_size == flat.size):
-                self._write(path, flat)
+            if not (path.is_file() and path.stat().st_size == len(before) + flat.size):
+                self._write(path, before, flat)
             elif time.time() - path.stat().st_mtime > _FRESH_S:
                 path.touch()  # a collection removes what is old and not named yet
             self._verified[name] = _stamp(path)
@@ -157,13 +161,14 @@ class WeightFolder:
             item.raw_data = data
         return copy
 
-    def _write(self, path: Path, flat: NDArray[np.uint8]) -> None:
+    def _write(self, path: Path, before: bytes, flat: NDArray[np.uint8]) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
         if not self._swept:
             self._sweep()
         handle, partial = tempfile.mkstemp(dir=self._folder, prefix=_PARTIAL)
         try:
             with os.fdopen(handle, "wb") as file:
+                file.write(before)
                 for start in range(0, flat.size, _PIECE):
                     file.write(flat[start : start + _PIECE].data)
                 file.flush()

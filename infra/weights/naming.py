@@ -1,8 +1,9 @@
 """How a graph names a weight that lies in a file of its own: by the SHA-256 of its bytes (ADR 47).
 
-It is ONNX's external data, with one file a tensor: `location` is `sha256-` and 64 digits, and there
-is no offset. Any runtime reads such a graph from a folder that holds its files, and a graph's own
-digest tells all of its weights.
+It is ONNX's external data, with one file a tensor: `location` is `sha256-` and 64 digits. An offset
+is that of a checkpoint's tensor, before which its file says what it is (`infra.weights.carried`).
+Any runtime reads such a graph from a folder that holds its files, and a graph's own digest tells
+all of its weights.
 """
 
 from __future__ import annotations
@@ -42,13 +43,17 @@ def is_beside(tensor: TensorProto) -> bool:
     return bool(tensor.data_location == _EXTERNAL)
 
 
-def beside(name: str, data_type: int, shape: tuple[int, ...], file: str, size: int) -> TensorProto:
-    """Return a tensor whose `size` bytes are those of a file."""
+def beside(
+    name: str, data_type: int, shape: tuple[int, ...], file: str, size: int, offset: int = 0
+) -> TensorProto:
+    """Return a tensor whose `size` bytes are those of a file, from an offset to its end."""
     from onnx import TensorProto
 
     tensor = TensorProto(name=name, data_type=data_type, dims=shape)
     tensor.data_location = TensorProto.EXTERNAL
     tensor.external_data.add(key="location", value=file)
+    if offset:
+        tensor.external_data.add(key="offset", value=str(offset))
     tensor.external_data.add(key="length", value=str(size))
     return tensor
 
@@ -61,12 +66,17 @@ def weight_file(tensor: TensorProto) -> str:
     """
     entries = {item.key: item.value for item in tensor.external_data}
     name = entries.get("location", "")
-    if not is_weight_file(name) or entries.get("offset", "0") != "0":
+    if not is_weight_file(name) or not entries.get("offset", "0").isdecimal():
         raise Tampered(
             f"The weight {tensor.name} is said to lie in {name!r}, which is no file of a digest, "
             "so it was not loaded: write the release again from its source, or roll back."
         )
     return str(name)
+
+
+def weight_offset(tensor: TensorProto) -> int:
+    """Return where in its file the numbers of a tensor begin."""
+    return int(next((item.value for item in tensor.external_data if item.key == "offset"), "0"))
 
 
 def weight_size(tensor: TensorProto) -> int:

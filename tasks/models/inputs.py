@@ -12,10 +12,10 @@ from tokenizers import Tokenizer
 
 from infra.engines.port import Engine, Profile, Profiles, Shapes
 from infra.errors import BadInput
+from infra.weights.carried import is_index
 from tasks.graphs.canonical.constants import constant_outputs
 from tasks.models.adapted import AdaptedInputs, are_usual, graph_names
 from tasks.models.batches import BATCH, Batch
-from tasks.models.checkpoints.index_graph import is_index
 from tasks.models.custom.inputs import RecordInputs
 from tasks.models.language.chat_template import parse_chat_template
 from tasks.models.language.inputs import LanguageInputs

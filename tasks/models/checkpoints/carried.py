@@ -13,14 +13,8 @@ import onnx
 from infra.canonical import sha256
 from infra.errors import BadInput, Unavailable
 from infra.settings import settings
-from tasks.models.checkpoints.index_graph import (
-    CONFIG,
-    bytes_of,
-    files_in,
-    size_of,
-    tensor_of,
-    tensors_in,
-)
+from infra.weights.carried import CONFIG, tensors_in
+from tasks.models.checkpoints.index_graph import bytes_of, files_in, size_of, tensor_of
 
 if TYPE_CHECKING:
     import torch

@@ -2,14 +2,15 @@
 
 A graph is what a workspace registers, signs, releases and collects, with large weights in files of
 their own digests (`infra.weights.naming`). Written as one, a checkpoint is kept like any model: two
-that share tensors share files, and a graph's digest tells all of them. What lies beside the weights
+that share tensors share files, and a graph's digest tells all of them. Such a file is one of
+safetensors with one tensor, which other libraries read as it is. What lies beside the weights
 (configuration, tokenizer, chat template) is carried as bytes. The only output is the configuration,
 because there is no graph without one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,16 +19,20 @@ import onnx
 from onnx import TensorProto, helper
 
 from infra.settings import settings
-from infra.weights.naming import beside, is_beside, weight_file, weight_size
+from infra.weights.carried import (
+    CHECKPOINT,
+    CONFIG,
+    FILE,
+    FORM,
+    files_beside,
+    header,
+    tensors_in,
+)
+from infra.weights.naming import beside, is_beside, weight_file, weight_offset, weight_size
 
 if TYPE_CHECKING:
     import torch
 
-CONFIG = "config.json"
-_FORM = "requant.form"
-_CHECKPOINT = "checkpoint"
-_FILE = "file:"
-"""Before the name of a file that is carried as bytes."""
 _INSIDE = 1024
 """Bytes up to which a tensor stays in the graph: a layer's scales are no files of their own."""
 _OPSET, _IR = 21, 10
@@ -61,22 +66,12 @@ def index_of(
     constants += [_carried(name, files[name]) for name in sorted(files)]
     size = len(files[CONFIG])
     output = helper.make_tensor_value_info(CONFIG, TensorProto.UINT8, [size])
-    node = helper.make_node("Identity", [f"{_FILE}{CONFIG}"], [CONFIG], name=CONFIG)
-    graph = helper.make_graph([node], _CHECKPOINT, [], [output], constants)
+    node = helper.make_node("Identity", [f"{FILE}{CONFIG}"], [CONFIG], name=CONFIG)
+    graph = helper.make_graph([node], CHECKPOINT, [], [output], constants)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)])
     model.ir_version, model.producer_name = _IR, "requant"
-    helper.set_model_props(model, {_FORM: _CHECKPOINT})
+    helper.set_model_props(model, {FORM: CHECKPOINT})
     return model
-
-
-def is_index(model: onnx.ModelProto) -> bool:
-    """Return whether a graph is a checkpoint's."""
-    return any(item.key == _FORM and item.value == _CHECKPOINT for item in model.metadata_props)
-
-
-def tensors_in(model: onnx.ModelProto) -> Iterator[TensorProto]:
-    """Yield a checkpoint's tensors as its graph names them."""
-    return (item for item in model.graph.initializer if not item.name.startswith(_FILE))
 
 
 def files_in(model: onnx.ModelProto) -> dict[str, bytes]:
@@ -87,11 +82,8 @@ def files_in(model: onnx.ModelProto) -> dict[str, bytes]:
         Tampered: One differs from its digest.
     """
     return {
-        item.name.removeprefix(_FILE): (
-            _path(item).read_bytes() if is_beside(item) else item.raw_data
-        )
-        for item in model.graph.initializer
-        if item.name.startswith(_FILE)
+        name: _path(item).read_bytes() if is_beside(item) else item.raw_data
+        for name, item in files_beside(model).items()
     }
 
 
@@ -117,7 +109,7 @@ def tensor_of(item: TensorProto) -> torch.Tensor:
     kind = getattr(torch, _NAMES[item.data_type])
     # Copied on write, which nobody does: torch takes no read-only memory.
     data = (
-        np.memmap(_path(item), np.uint8, "c")
+        np.memmap(_path(item), np.uint8, "c", weight_offset(item))
         if is_beside(item)
         else np.frombuffer(bytearray(item.raw_data), np.uint8)
     )
@@ -136,24 +128,19 @@ def _constant(name: str, tensor: torch.Tensor) -> TensorProto:
 
     kind = TYPES[str(tensor.dtype).removeprefix("torch.")]
     data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-    return _kept(name, kind, tuple(tensor.shape), data)
+    constant = TensorProto(name=name, data_type=kind, dims=tuple(tensor.shape))
+    if data.nbytes <= _INSIDE:
+        constant.raw_data = data.tobytes()
+        return constant
+    before = header([(constant, data.nbytes)])
+    file = settings().weights().keep(data, before)
+    return beside(name, kind, tuple(tensor.shape), file, data.nbytes, len(before))
 
 
 def _carried(name: str, data: bytes) -> TensorProto:
     # The configuration is what the graph returns, and lies in it: no runtime looks for a file.
-    inside = name == CONFIG
-    flat = np.frombuffer(data, np.uint8)
-    return _kept(f"{_FILE}{name}", TensorProto.UINT8, (len(data),), flat, inside=inside)
-
-
-def _kept(
-    name: str,
-    kind: int,
-    shape: tuple[int, ...],
-    data: np.ndarray,
-    *,
-    inside: bool = False,
-) -> TensorProto:
-    if inside or data.nbytes <= _INSIDE:
-        return TensorProto(name=name, data_type=kind, dims=shape, raw_data=data.tobytes())
-    return beside(name, kind, shape, settings().weights().keep(data), data.nbytes)
+    shape, kind = (len(data),), TensorProto.UINT8
+    if name == CONFIG or len(data) <= _INSIDE:
+        return TensorProto(name=f"{FILE}{name}", data_type=kind, dims=shape, raw_data=data)
+    file = settings().weights().keep(np.frombuffer(data, np.uint8))
+    return beside(f"{FILE}{name}", kind, shape, file, len(data))
