@@ -1,10 +1,9 @@
-"""Texts of the same length, read together, with what the layers so far made of them."""
+"""Texts that are read together, with what the layers so far made of them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import TYPE_CHECKING
 
 from infra.errors import BadInput
@@ -18,22 +17,22 @@ AT_ONCE = 2048
 """Tokens of the texts of one batch."""
 
 
+WASTED = 0.15
+"""Of a batch's tokens, what padding may be."""
+SAME = {4: 1e-5, 2: 1e-2}
+"""What padding behind a text may change of its hidden states, by the bytes of a number: in which
+order products are added up hangs on the length."""
+
+
 @dataclass(slots=True, eq=False)
 class TextBatch:
-    """Texts that are read together, all of the same length.
-
-    None is padded: positions of some families depend on how long the longest text is.
-    """
+    """Texts that are read together; behind a shorter one stand tokens that count for nothing."""
 
     cases: list[int]
+    lengths: list[int]  # tokens of each text
     ids: torch.Tensor  # [texts, tokens]
     calls: list[LayerCall]
     hidden: torch.Tensor  # [texts, tokens, width]
-
-    @property
-    def tokens(self) -> int:
-        """How many tokens each text has."""
-        return int(self.ids.shape[1])
 
     def read(self, decoder: StreamedDecoder, layer: int) -> None:
         """Send the hidden states through a loaded layer."""
@@ -41,7 +40,7 @@ class TextBatch:
 
     def again(self) -> TextBatch:
         """Return the same texts with hidden states of their own, for another model's layers."""
-        return TextBatch(self.cases, self.ids, self.calls, self.hidden.clone())
+        return TextBatch(self.cases, self.lengths, self.ids, self.calls, self.hidden.clone())
 
 
 def begin(decoder: StreamedDecoder, readings: Sequence[EncodedText]) -> list[TextBatch]:
@@ -50,26 +49,69 @@ def begin(decoder: StreamedDecoder, readings: Sequence[EncodedText]) -> list[Tex
     Raises:
         BadInput: A token has no embedding, or a text more tokens than the model positions.
     """
-    import torch
-
     _require_known(readings, decoder)
     made: list[TextBatch] = []
     calls: dict[tuple[int, ...], list[LayerCall]] = {}
-    for cases in batches_of(readings):
-        ids = torch.tensor([readings[case].ids for case in cases])
+    for cases in batches_of(readings, padded=_reads_padded(decoder, readings)):
+        lengths = [len(readings[case].ids) for case in cases]
+        ids = _padded([readings[case] for case in cases], max(lengths))
         hidden, found = decoder.begin(ids)
         same = calls.setdefault(tuple(ids.shape), found)
-        made.append(TextBatch(cases, ids, same, hidden))
+        made.append(TextBatch(cases, lengths, ids, same, hidden))
     return made
 
 
-def batches_of(readings: Sequence[EncodedText]) -> list[list[int]]:
-    """Return the places of texts of one length, the shortest first, in batches."""
+def batches_of(readings: Sequence[EncodedText], *, padded: bool) -> list[list[int]]:
+    """Return the places of texts in batches, the shortest first.
+
+    Args:
+        readings: The texts.
+        padded: Whether texts of several lengths may be together.
+    """
     batches: list[list[int]] = []
-    for tokens, same in groupby(by_length(readings), lambda case: len(readings[case].ids)):
-        cases, most = list(same), max(AT_ONCE // tokens, 1)
-        batches += [cases[first : first + most] for first in range(0, len(cases), most)]
+    tokens = 0  # of the last batch, without padding
+    for case in by_length(readings):
+        length = len(readings[case].ids)
+        filled = (len(batches[-1]) + 1) * length if batches else 0
+        most = (tokens + length) * (1 + WASTED if padded else 1)
+        if not batches or filled > most or filled > AT_ONCE:
+            batches.append([])
+            tokens = 0
+        batches[-1].append(case)
+        tokens += length
     return batches
+
+
+def _padded(readings: Sequence[EncodedText], tokens: int) -> torch.Tensor:
+    """Return token ids [texts, tokens], zeros behind what is shorter."""
+    import torch
+
+    return torch.tensor([[*item.ids, *[0] * (tokens - len(item.ids))] for item in readings])
+
+
+def _reads_padded(decoder: StreamedDecoder, readings: Sequence[EncodedText]) -> bool:
+    """Return whether what stands behind a text changes nothing of it, as one layer a kind shows.
+
+    Not so where positions depend on how long the longest text is. The shortest text is read by
+    itself, and padded to the longest.
+    """
+    ordered = by_length(readings)
+    if not ordered:
+        return False
+    short, length = readings[ordered[0]], len(readings[ordered[0]].ids)
+    longest = len(readings[ordered[-1]].ids)
+    if longest == length:
+        return False
+    alone, calls = decoder.begin(_padded([short], length))
+    padded, others = decoder.begin(_padded([short], longest))
+    for layer in decoder.kinds():
+        with decoder.loaded(layer, decoder.original(layer)):
+            exact = decoder.run(layer, alone, calls[layer])
+            found = decoder.run(layer, padded, others[layer])[:, :length]
+        lost = (found - exact).float().norm() / exact.float().norm().clamp(min=1e-30)
+        if not float(lost) < SAME[decoder.dtype.itemsize]:
+            return False
+    return True
 
 
 def _require_known(readings: Sequence[EncodedText], decoder: StreamedDecoder) -> None:
@@ -85,6 +127,14 @@ def _require_known(readings: Sequence[EncodedText], decoder: StreamedDecoder) ->
             f"a text has {longest} tokens, and the model {decoder.positions} positions: lower "
             "input.max_length"
         )
+
+
+def counted_tokens(lengths: Sequence[int], values: torch.Tensor) -> torch.Tensor:
+    """Return which tokens of values [texts, tokens, width] are no padding, [texts, tokens, 1]."""
+    import torch
+
+    tokens = torch.arange(values.shape[1], device=values.device)
+    return (tokens < torch.tensor(lengths, device=values.device)[:, None])[:, :, None]
 
 
 def by_text(values: torch.Tensor, texts: int, tokens: int) -> torch.Tensor | None:

@@ -86,7 +86,7 @@ def _read_quantized(
         rounding_activations(module, made.quantized),
     ):
         for batch in batches:
-            watched.reading(batch.cases, batch.tokens)
+            watched.reading(batch.cases, batch.hidden.shape[1], batch.lengths)
             batch.read(decoder, layer)
 
 
@@ -111,7 +111,7 @@ def _scored_text(
     counted: list[bool] | None,
 ) -> NDArray[np.float64]:
     """Return the scores of one text, [scores, 1]; its logits are let go before another's."""
-    place = slice(row, row + 1)
+    place = slice(row, row + 1), slice(0, before.lengths[row])
     expected = decoder.logits(before.hidden[place])
     served = expected if after is before else decoder.logits(after.hidden[place])
     return scores_of_text(before.ids[place], expected, served, counted)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from infra.processes.memory import require_memory
-from tasks.layerwise.batches import batches_of
+from tasks.layerwise.batches import WASTED, batches_of
 from tasks.metrics.next_token import TOKENS_AT_ONCE
 from tasks.models.checkpoints.decoder import StreamedDecoder
 from tasks.models.language.inputs import EncodedText
@@ -38,9 +38,9 @@ def needed_memory(
     parts = (part for module in modules for part in module.modules())
     widest = max([width, *(part.in_features for part in parts if isinstance(part, nn.Linear))])
     counts = [len(reading.ids) for reading in readings]
-    at_once = max(len(cases) * counts[cases[0]] for cases in batches_of(readings))
+    at_once = max(len(cases) * counts[cases[-1]] for cases in batches_of(readings, padded=True))
     sides = 2 if quantized else 1
-    hidden = sides * sum(counts) * width * item
+    hidden = int(sides * sum(counts) * (1 + WASTED) * width * item)
     call = at_once * ((4 * width + 4 * widest) * item + _WATCHED * widest * WIDE)
     exact = layer * (stored + (item if item != stored else 0))
     made = layer * (1 + WIDE + (item if item != WIDE else 0)) if quantized else 0

@@ -10,7 +10,7 @@ import numpy as np
 
 from infra.processes.memory import return_freed
 from infra.processes.telling import tell
-from tasks.layerwise.batches import begin, by_text
+from tasks.layerwise.batches import begin, by_text, counted_tokens
 from tasks.layerwise.linear_sites import linear_sites
 from tasks.layerwise.needs import require_room
 from tasks.models.catalog import RegisteredModel
@@ -59,11 +59,11 @@ def watch_payloads(model: RegisteredModel, payloads: Sequence[Payload]) -> Reque
                 seen.clear()
                 batch.read(decoder, layer)
                 for name, values in seen.items():
-                    known = by_text(values, len(batch.cases), batch.tokens)
+                    known = by_text(values, len(batch.cases), batch.hidden.shape[1])
                     if known is not None:
                         full = decoder.prefix(layer) + name
                         found = figures.setdefault(full, np.zeros((2, len(readings))))
-                        found[:, batch.cases] = _figures(known)
+                        found[:, batch.cases] = _figures(known, batch.lengths)
         return_freed()
     columns = tuple(map(SiteValues, figures))
     empty = np.zeros((2, len(readings), 0))
@@ -71,13 +71,18 @@ def watch_payloads(model: RegisteredModel, payloads: Sequence[Payload]) -> Reque
     return RequestAmax(columns, amax, rms)
 
 
-def _figures(values: torch.Tensor) -> np.ndarray:
+def _figures(values: torch.Tensor, lengths: Sequence[int]) -> np.ndarray:
     """Return amax and root mean square of each text of [texts, tokens, width]: [2, texts].
 
     Infinite where a value is infinite or NaN.
+
+    Args:
+        values: What a site reads.
+        lengths: Tokens that count of each text.
     """
-    wide = values.detach().float()
+    own = counted_tokens(lengths, values)
+    wide = values.detach().float().masked_fill(~own, 0)
     amax = wide.abs().amax((1, 2)).double()
-    rms = wide.double().square().mean((1, 2)).sqrt()
+    rms = (wide.double().square().sum((1, 2)) / (own.sum((1, 2)) * wide.shape[2])).sqrt()
     found = np.stack([amax.cpu().numpy(), rms.cpu().numpy()])
     return np.where(np.isfinite(found).all(0), found, np.inf)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.layerwise.batches import by_text
+from tasks.layerwise.batches import by_text, counted_tokens
 from tasks.layerwise.linear_sites import linear_sites
 from tasks.layerwise.stored_layer import StoredLayer
 from tasks.numerics.formats import NumberFormat
@@ -41,6 +41,7 @@ class RangeWatch:
         self._texts = texts
         self._tokens = 0
         self._cases: NDArray[np.intp] = np.zeros(0, np.intp)
+        self._lengths: Sequence[int] = ()
         self.reach: dict[str, float] = {}
         self.histograms: dict[str, ExponentHistogram] = {}
         self._fraction: dict[str, NDArray[np.float64]] = {}
@@ -57,14 +58,18 @@ class RangeWatch:
             np.stack([self._amax[name] for name in sites], 1) if sites else empty,
         )
 
-    def reading(self, cases: Sequence[int], tokens: int) -> None:
+    def reading(
+        self, cases: Sequence[int], tokens: int, lengths: Sequence[int] | None = None
+    ) -> None:
         """Say which texts the next call reads.
 
         Args:
             cases: Places of the texts, [batch].
-            tokens: That each of them has.
+            tokens: That the call has of each, padding among them.
+            lengths: Tokens that count of each; None: all.
         """
         self._cases, self._tokens = np.asarray(cases, np.intp), tokens
+        self._lengths = lengths or [tokens] * len(cases)
 
     @contextmanager
     def watching(
@@ -98,14 +103,20 @@ class RangeWatch:
 
     def _see(self, full: str, values: torch.Tensor) -> None:
         wide = values.detach().float()
-        rows = wide.reshape(-1, wide.shape[-1])
-        self.histograms[full] += count(rows if rows.is_cuda else rows.numpy(), -1).histogram
         known = by_text(wide, len(self._cases), self._tokens)
         if known is None:
+            self.histograms[full] += _counted(wide.reshape(-1, wide.shape[-1]))
             self._fraction[full][self._cases] = np.nan
             self._amax[full][self._cases] = np.nan
             return
-        sizes = known.abs()
-        above = (sizes > self.reach[full]).sum((1, 2)) / (sizes.shape[1] * sizes.shape[2])
+        own = counted_tokens(self._lengths, known)
+        self.histograms[full] += _counted(known[own[:, :, 0]])
+        sizes = known.abs().masked_fill(~own, 0)
+        above = (sizes > self.reach[full]).sum((1, 2)) / (own.sum((1, 2)) * sizes.shape[2])
         self._fraction[full][self._cases] = above.cpu().numpy()
         self._amax[full][self._cases] = sizes.amax((1, 2)).cpu().numpy()
+
+
+def _counted(rows: torch.Tensor) -> ExponentHistogram:
+    """Return counts of |x| of rows [tokens, width]."""
+    return count(rows if rows.is_cuda else rows.numpy(), -1).histogram

@@ -141,6 +141,15 @@ class StreamedDecoder:
         """How many decoder layers there are."""
         return len(self._layers)
 
+    def kinds(self) -> Sequence[int]:
+        """Return the first layer of each kind: of the same parameters, and called the same."""
+        named = getattr(self.model.config, "layer_types", None) or [""] * self.layers
+        first: dict[object, int] = {}
+        for number, layer in enumerate(self._layers):
+            shapes = tuple((name, value.shape) for name, value in layer.named_parameters())
+            first.setdefault((named[number], shapes), number)
+        return tuple(first.values())
+
     def module(self, layer: int) -> nn.Module:
         """Return a layer, with weights where it is loaded."""
         found: nn.Module = self._layers[layer]
