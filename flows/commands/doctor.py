@@ -20,6 +20,7 @@ from infra.stores import layout
 from tasks.personal_data.identifiers import LIMITS, missing
 from tasks.promotion import history
 from tasks.promotion.registered.condition import wrong_with
+from tasks.specs.form import CHECKPOINT, why_not_written
 from tasks.specs.registration import model_names
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def examine(settings: Settings) -> list[SetupCheck]:
         ("schedules", lambda: _schedules(settings)),
     )
     checks = [_run(subject, probe) for subject, probe in probes]
-    return [*checks, *map(_package, PACKAGES), _privacy(), *map(_target, TARGETS)]
+    return [*checks, *map(_package, PACKAGES), _privacy(), *map(_target, TARGETS), _checkpoints()]
 
 
 def _run(subject: str, probe: Callable[[], SetupCheck]) -> SetupCheck:
@@ -266,3 +267,9 @@ def _target(name: str) -> SetupCheck:
     return SetupCheck(
         f"target {name}", "fine" if reason is None else "absent", reason or "builds and runs here"
     )
+
+
+def _checkpoints() -> SetupCheck:
+    reason = why_not_written()
+    state = "fine" if reason is None else "absent"
+    return SetupCheck(f"target {CHECKPOINT}", state, reason or "is written and read here")

@@ -11,7 +11,7 @@ from tasks.quantization.target_coverage import (
     target_coverage,
     unusable_targets,
 )
-from tasks.specs.form import ByForm
+from tasks.specs.form import CHECKPOINT, ByForm, why_not_written
 from tasks.validation.preconditions import weaknesses
 
 Say = Callable[[str, float], object]
@@ -84,10 +84,11 @@ def _of_graph(added: RegisteredModel, say: Say) -> _Contents:
 
 
 def _of_checkpoint(added: RegisteredModel, _: Say) -> _Contents:
-    carried = added.checkpoint
+    carried, reason = added.checkpoint, why_not_written()
     return _Contents(
         {"tensors": len(carried.names), "gigabytes": round(carried.size / 1e9, 3)},
         ("stays a checkpoint, which is read one decoder layer at a time",),
+        unusable={} if reason is None else {CHECKPOINT: reason},
     )
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from infra.errors import Unavailable
 from tasks.models.checkpoints.experts import ROUTED_TARGET, is_routed
+from tasks.specs.form import why_not_written
 
 if TYPE_CHECKING:
     import torch
@@ -140,9 +141,6 @@ def described(schemes: Mapping[str, dict[str, Any]], kept: Sequence[str]) -> dic
 
 def require_package() -> None:
     """Raise `Unavailable` where `compressed-tensors` is not installed."""
-    try:
-        import compressed_tensors  # noqa: F401
-    except ImportError as exc:
-        raise Unavailable(
-            "writing such a checkpoint needs a library: pip install 'requant[compressed-tensors]'"
-        ) from exc
+    reason = why_not_written()
+    if reason is not None:
+        raise Unavailable(reason)

@@ -10,6 +10,7 @@ import re
 from collections.abc import Collection, Sequence, Set
 from dataclasses import dataclass
 from enum import StrEnum
+from importlib.util import find_spec
 from typing import Generic, TypeVar
 
 from tasks.specs.traits import Task
@@ -41,6 +42,13 @@ class ByForm(Generic[T]):
 def form_of(targets: Collection[str]) -> Form:
     """Return what a model with these targets is kept as."""
     return Form.CHECKPOINT if CHECKPOINT in targets else Form.GRAPH
+
+
+def why_not_written() -> str | None:
+    """Return why no checkpoint can be derived on this host, and what to do; None where it can."""
+    if find_spec("compressed_tensors") is not None:
+        return None
+    return "writing a checkpoint needs a library: pip install 'requant[compressed-tensors]'"
 
 
 def regular_expression(text: str) -> str:

@@ -4,6 +4,7 @@ The random weights read some tokens in a channel of their own, which is what tra
 """
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -214,10 +215,13 @@ def test_commands_say_which_decoder_layer_they_are_at(
     from infra.processes import telling
 
     monkeypatch.setattr(telling, "EVERY", 0.0)
+    monkeypatch.setitem(sys.modules, "compressed_tensors", None)  # as where it is not installed
     spec_path = write_checkpoint(tmp_path) / "model.yaml"
     for command, said in (
         (["evaluate", "large", "--version", "1"], "reading 40 texts: decoder layer 2 of 2"),
         (["model", "add", str(spec_path)], "trying decoder layer 2 of 2 by itself"),
+        (["model", "add", str(spec_path)], "not usable here: compressed-tensors: writing"),
+        (["doctor"], "target compressed-tensors"),
     ):
         answer = CliRunner().invoke(app, ["--workspace", str(large.root), *command])
         assert answer.exit_code == 0, answer.output
