@@ -36,6 +36,7 @@ MODULES: Mapping[str, str] = {
     "llm-layerwise": "benchmarks.language.layerwise",
     "llm-8b": "benchmarks.language.checkpoints.eight_billion",
     "llm-loop": "benchmarks.language.checkpoints.one_loop",
+    "llm-loop-kept": "benchmarks.language.checkpoints.kept",
     "llm-int4": "benchmarks.language.four_bits",
     "llm-floats": "benchmarks.language.block_floats",
     "llm-drift": "benchmarks.language.drift",

@@ -39,6 +39,7 @@ class StepRow:
     outcome: str = column("outcome")
     home: float | None = column("champion's perplexity ratio, English", ".3f")
     away: float | None = column("Japanese", ".3f")
+    size: float | None = column("its bytes over the checkpoint's", ".3f")
     seconds: float = column("s", ".0f")
     resident: float = column("peak over the checkpoint", ".2f")
     anonymous: float = column("of it not in files", ".2f")
@@ -46,9 +47,28 @@ class StepRow:
 
 def measure(quick: bool) -> ResultTable:
     """Register the model, and let maintenance meet three days."""
+    rows, notes = walk(quick)
+    after = rows[3]
+    goals = [
+        Goal("perplexity ratio where it is calibrated", 1.03, rows[1].home, "at most"),
+        Goal("the same of Japanese, recalibrated", 1.04, after.away, "at most"),
+        Goal("peak over the checkpoint", 2.5, max(row.resident for row in rows), "at most"),
+        Goal("s of a recalibration", 240, after.seconds, "at most"),
+    ]
+    return ResultTable("llm-loop", TITLE, rows, goals, notes)
+
+
+def walk(quick: bool, keep: str | None = None) -> tuple[Sequence[StepRow], Sequence[str]]:
+    """Return a row a command, and what is to be said of them.
+
+    Args:
+        quick: With half of the texts.
+        keep: `calibration.keep`; None: nothing.
+    """
+    window = WINDOW // 2 if quick else WINDOW
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        size = prepare(folder, 32 if quick else WINDOW)
+        size = prepare(folder, window, keep)
         loop = CheckpointLoop(folder, size)
         rows = [loop.step("model add", "model", "add", str(folder / "model.yaml"))]
         for day, (said, language) in enumerate(
@@ -61,22 +81,16 @@ def measure(quick: bool) -> ResultTable:
             loop.run("traffic", "import", str(folder / f"day-{day}.jsonl"), "--model", NAME)
             rows.append(loop.step(f"{said} ({language})", "maintain", NAME))
             sys.stderr.write(f"{rows[-1]}\n")
-    before, after = rows[2], rows[3]
-    goals = [
-        Goal("perplexity ratio where it is calibrated", 1.03, rows[1].home, "at most"),
-        Goal("the same of Japanese, recalibrated", 1.04, after.away, "at most"),
-        Goal("peak over the checkpoint", 2.5, max(row.resident for row in rows), "at most"),
-        Goal("s of a recalibration", 240, after.seconds, "at most"),
-    ]
+    where = f"but {keep} " if keep else ""
     notes = (
-        f"{size / 1e9:.2f} GB in FP32, {RECIPE} at every linear layer of every decoder layer; "
-        f"{WINDOW} texts of {TOKENS} tokens at most in a window; {CASES} golden cases a language. "
-        f"Stale on Japanese: {before.away}.",
+        f"{size / 1e9:.2f} GB in FP32, {RECIPE} at every linear layer {where}of every decoder "
+        f"layer; {window} texts of {TOKENS} tokens at most in a window; {CASES} golden cases a "
+        f"language. Stale on Japanese: {rows[2].away}.",
     )
-    return ResultTable("llm-loop", TITLE, rows, goals, notes)
+    return rows, notes
 
 
-def prepare(folder: Path, window: int) -> int:
+def prepare(folder: Path, window: int, keep: str | None) -> int:
     """Write spec, checkpoint, texts and three days of traffic; return the checkpoint's bytes."""
     smollm2.unpack(folder)
     texts = {language: _pieces(language) for language in (HOME, AWAY)}
@@ -104,7 +118,7 @@ def prepare(folder: Path, window: int) -> int:
             for number in range(window)
         ]
         (folder / f"day-{day}.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    (folder / "model.yaml").write_text(yaml.safe_dump(spec(window)))
+    (folder / "model.yaml").write_text(yaml.safe_dump(spec(window, keep)))
     return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
 
 
@@ -113,7 +127,7 @@ def _pieces(language: str) -> list[str]:
     return [text[at : at + length] for at in range(0, len(text) - length, length)]
 
 
-def spec(window: int) -> Mapping[str, object]:
+def spec(window: int, keep: str | None = None) -> Mapping[str, object]:
     """Return what a user would write of it."""
     return {
         "version": 1,
@@ -132,6 +146,7 @@ def spec(window: int) -> Mapping[str, object]:
             ],
         },
         "targets": ["compressed-tensors"],
+        "calibration": {"keep": keep},
         "schedule": {"slug": "nightly", "cron": "0 3 * * *"},
         "window": {"sample": window, "minimum_rows": min(32, window)},
     }
@@ -153,19 +168,20 @@ class CheckpointLoop:
         """Run one command, and ask how its champion reads both languages afterwards."""
         ran = self.run(*arguments, "--json")
         outcome = json.loads(ran.output)
-        ratios = self._ratios()
+        ratios = self._found()
         return StepRow(
             said,
             str(outcome.get("status", "registered")),
             ratios.get(HOME),
             ratios.get(AWAY),
+            ratios.get("size"),
             ran.seconds,
             ran.resident / self._size,
             ran.anonymous / self._size,
         )
 
-    def _ratios(self) -> Mapping[str, float]:
-        """Return the champion's perplexity over full precision's, by language of golden cases."""
+    def _found(self) -> Mapping[str, float]:
+        """Return the champion's perplexity ratio by language of golden cases, and its size's."""
         with patch.dict(os.environ, REQUANT_WORKSPACE=self._workspace):
             from tasks.promotion.history import champion_of
 
@@ -184,8 +200,11 @@ def main(arguments: Sequence[str]) -> None:
     """Print how a release reads the golden cases, by language: the stored one, judged again."""
     from math import exp
 
+    import onnx
+
     from infra.settings import settings
     from tasks.models.catalog import open_model
+    from tasks.models.checkpoints.carried import CarriedCheckpoint
     from tasks.validation.forms.checkpoint import CheckpointJudge
 
     model = open_model(NAME)
@@ -204,7 +223,8 @@ def main(arguments: Sequence[str]) -> None:
         )
         for language in (HOME, AWAY)
     }
-    print(json.dumps(by_language))
+    stored = CarriedCheckpoint(onnx.load_from_string(index))
+    print(json.dumps(by_language | {"size": stored.size / model.checkpoint.size}))
 
 
 if __name__ == "__main__":
