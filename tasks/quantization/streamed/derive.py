@@ -8,7 +8,7 @@ quantized ones before it, as it will be used.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from time import perf_counter
@@ -30,7 +30,7 @@ from tasks.quantization.recipe.recipe import Recipe
 from tasks.quantization.streamed.judging import JudgedGroup, judge
 from tasks.quantization.streamed.layer import LayerQuantizer
 from tasks.quantization.streamed.needs import needed_memory, require_room
-from tasks.quantization.streamed.observing import AllSeen, SiteView, watching
+from tasks.quantization.streamed.observing import SiteView, watching
 from tasks.quantization.streamed.scheme import scheme_of
 from tasks.quantization.streamed.written import WrittenCheckpoint
 
@@ -331,10 +331,9 @@ class _Derivation:
             part.copy_(self._decoder.run(layer, part, self._calls[_size(part)][layer]))
 
     def _show(self, layer: int, hidden: torch.Tensor) -> None:
-        """Send hidden states through a watched layer, as far as somebody watches."""
+        """Send hidden states through a watched layer; what it makes of them is let go."""
         for part in self._split(hidden):
-            with suppress(AllSeen):
-                self._decoder.run(layer, part, self._calls[_size(part)][layer])
+            self._decoder.run(layer, part, self._calls[_size(part)][layer])
 
     def _pass_all(self, layer: int, hidden: Mapping[str, torch.Tensor]) -> None:
         for group in hidden.values():

@@ -101,10 +101,6 @@ class SiteView:
         self._high = counted.high if self._high is None else np.maximum(self._high, counted.high)
 
 
-class AllSeen(Exception):  # no error: it ends a call whose result nobody needs
-    """Raised by a watched layer when its last site has been seen."""
-
-
 @contextmanager
 def watching(
     layer: nn.Module,
@@ -114,8 +110,6 @@ def watching(
     ceilings: Mapping[str, float] | None = None,
 ) -> Iterator[dict[str, SiteView]]:
     """Count what every site of a loaded layer reads while the context lasts; by the site's name.
-
-    From the second call on, the layer raises `AllSeen` at the site that came last in the first.
 
     Args:
         layer: A decoder layer with its weights.
