@@ -8,6 +8,7 @@ import onnx
 
 from tasks.graphs.sites import Site
 from tasks.graphs.weightless import weightless
+from tasks.numerics.quantized_weight import OUTPUTS_AT_ONCE
 
 COPIES = 6
 """Of the weights, while a graph is observed, derived and built.
@@ -124,11 +125,15 @@ def deriving_beside(
 ) -> int:
     """Return the bytes that a recipe's graph and engine take where weights are mapped from files.
 
-    They are rows, the largest site's weights smoothed (their copies are of a part at a time), and
-    quantized weights: those of the graph until they are written, and those that the engine packs.
+    They are rows, the largest site's weights smoothed (their copies are of a part at a time), what
+    a part of it makes of the rows, exact and quantized, and quantized weights: those of the graph
+    until they are written, and those that the engine packs.
     """
     whole = footprint(model, sites, tokens=tokens, batch=1, kept=kept, hessian=hessian)
-    search = whole.largest + whole.gram
+    dims = {item.name: item.dims for item in model.graph.initializer}
+    outputs = [dims[layer.weight][layer.output_axis] for site in sites for layer in site.layers]
+    compared = 2 * 4 * kept * min(OUTPUTS_AT_ONCE, max(outputs, default=0))
+    search = whole.largest + whole.gram + compared
     return BESIDE_BASE + whole.rows + search + round(PACKED * whole.weights / COPIES)
 
 

@@ -9,6 +9,8 @@ from tasks.numerics.quantized_weight import OUTPUTS_AT_ONCE, WeightScheme, quant
 from tasks.numerics.quantizer import Quantizer, fake_quantize
 
 INT8_LARGEST = int(NumberFormat.INT8.largest)
+AT_ONCE = 1 << 20
+"""Numbers that are in memory in float64."""
 _UPPER = np.append(EDGES[1:], 2.0**128)
 
 
@@ -70,9 +72,14 @@ def relative_error(exact: NDArray[np.floating], quantized: NDArray[np.floating])
 
 
 def _squares(exact: NDArray[np.floating], quantized: NDArray[np.floating]) -> tuple[float, float]:
-    """Return || exact - quantized ||^2 and || exact ||^2."""
-    lost = np.square(exact.astype(np.float64) - quantized).sum()
-    return float(lost), float(np.square(exact, dtype=np.float64).sum())
+    """Return || exact - quantized ||^2 and || exact ||^2, some rows at a time in float64."""
+    lost, energy, count = 0.0, 0.0, max(1, AT_ONCE // max(1, exact[:1].size))
+    for start in range(0, len(exact), count):
+        part = exact[start : start + count].astype(np.float64)
+        energy += float(np.square(part).sum())
+        part -= quantized[start : start + count]
+        lost += float(np.square(part, out=part).sum())
+    return lost, energy
 
 
 def _ratio(lost: float, energy: float) -> float:

@@ -54,7 +54,11 @@ def test_deriving_beside_counts_weights_in_fewer_bits_and_the_largest_layer() ->
         deriving_beside(MODEL, SITES, tokens=1, kept=192, hessian=has) for has in (False, True)
     )
     packed = round(PACKED * whole.weights / COPIES)
-    assert plain == BESIDE_BASE + whole.rows + whole.largest + packed
+    dims = {item.name: item.dims for item in MODEL.graph.initializer}
+    layers = [layer for site in SITES for layer in site.layers]
+    widest = max(dims[layer.weight][layer.output_axis] for layer in layers)
+    compared = 2 * 192 * widest * 4  # of float32
+    assert plain == BESIDE_BASE + whole.rows + whole.largest + compared + packed
     assert hessian - plain == whole.gram > 0
 
 
