@@ -73,7 +73,7 @@ def _why_not(experts: nn.Module) -> str:
 
     if type(experts).__name__ in MODULES_TO_PATCH_FOR_QUANTIZATION:
         return "transformers computes these with other modules, whose tensors are not written here"
-    return f"transformers {__version__} has no rule to read these"
+    return f"transformers {__version__} has no rule to read these (a newer one may have)"
 
 
 def _is_usual(experts: nn.Module) -> bool:

@@ -10,6 +10,7 @@ from tasks.models.checkpoints.stored import CheckpointTensors
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+    from transformers.core_model_loading import WeightRenaming
 
 
 class StoredNames:
@@ -23,15 +24,13 @@ class StoredNames:
             held: Names of the checkpoint's tensors.
         """
         from transformers.conversion_mapping import get_model_conversion_mapping
-        from transformers.core_model_loading import WeightRenaming, apply_renamings
+        from transformers.core_model_loading import WeightRenaming
 
         found = get_model_conversion_mapping(model)
         renamings = [item for item in found if isinstance(item, WeightRenaming)]
         known = frozenset(model.state_dict())
         self.held = tuple(held)
-        self._own = {
-            name: name if name in known else apply_renamings(name, renamings) for name in held
-        }
+        self._own = {name: name if name in known else _renamed(name, renamings) for name in held}
         self._stored = {own: name for name, own in self._own.items()}
         parts = {own.rpartition(".")[0]: name.rpartition(".")[0] for own, name in self._pairs()}
         self._part_stored, self._part_own = parts, {part: own for own, part in parts.items()}
@@ -55,6 +54,13 @@ class StoredNames:
         """Return the name that the model has for a tensor of a checkpoint, as `stored` wrote it."""
         part, _, leaf = stored.rpartition(".")
         return self._own.get(stored) or f"{self._part_own.get(part, part)}.{leaf}"
+
+
+def _renamed(name: str, renamings: Sequence[WeightRenaming]) -> str:
+    """Return a name after every renaming in turn, as transformers applies them."""
+    for renaming in renamings:
+        name, _ = renaming.rename_source_key(name)
+    return name
 
 
 def require_names(model: PreTrainedModel, wanted: Sequence[str], names: StoredNames) -> None:
