@@ -4,7 +4,8 @@
 compressed-tensors, and with nothing of ours installed.
 
 Every file follows from the index, so that its digest vouches for all of them. MLflow's own
-`save_model` copies a folder, and writes its tokenizer anew; under transformers 5 it also fails.
+`save_model` copies a folder, and writes its tokenizer anew; with transformers 5.23 it raises, and
+it wants torchvision to save what reads texts.
 """
 
 from __future__ import annotations
