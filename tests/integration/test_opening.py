@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import os
+import sys
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -20,6 +22,7 @@ from infra.errors import BadInput, Tampered
 from infra.gateway.batching import DynamicBatcher
 from infra.gateway.endpoint import Endpoint
 from infra.gateway.metrics import GatewayMetrics
+from infra.releases import Release
 from infra.settings import Settings
 from tasks.models.catalog import register
 from tasks.promotion import journal, ledger
@@ -61,6 +64,28 @@ def test_a_ledger_that_vanishes_is_told_and_what_answers_does_so_on(
     store.with_name("unmounted").rename(store)
     follower.look()
     assert endpoint.reason == ""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a thread has no priority of its own")
+def test_requests_go_before_what_is_verified_and_an_engine_is_loaded_at_their_priority(
+    registry_workspace: Settings, two: tuple[ReleaseRef, ReleaseRef], monkeypatch: Any
+) -> None:
+    seen: dict[str, int] = {}
+
+    def noting(name: str, do: Any) -> Any:
+        def noted(*args: Any) -> Any:
+            seen[name] = os.getpriority(os.PRIO_PROCESS, 0)
+            return do(*args)
+
+        return noted
+
+    monkeypatch.setattr(Release, "require_file", noting("verified", Release.require_file))
+    monkeypatch.setattr(opening, "load_released", noting("loaded", load_released))
+    endpoint, follower = following(registry_workspace, 60.0)
+    follower.look()
+    assert endpoint.current().version == two[0].version
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    assert seen == {"verified": min(19, own + opening.NICER), "loaded": own}
 
 
 @pytest.mark.parametrize("keep_s", [60.0, 0.0])
