@@ -61,6 +61,7 @@ MODULES: Mapping[str, str] = {
     "streaming-speech": "benchmarks.serving.streaming_speech",
     "serving-soak": "benchmarks.serving.soak",
     "fallback": "benchmarks.serving.false_fallbacks",
+    "routing": "benchmarks.serving.routing",
     "personal-data": "benchmarks.personal_data.recall",
 }
 NAMES = tuple(MODULES)
