@@ -114,17 +114,25 @@ def publish_kserve(
         str | None, typer.Option(help="The same place as the cluster reaches it, such as pvc://...")
     ] = None,
     canary: Annotated[
-        int | None, typer.Option(help="Percent of traffic of the new revision; left out, all.")
+        int | None, typer.Option(help="Percent of traffic of the new version; left out, all.")
     ] = None,
+    standard: Annotated[
+        bool, typer.Option("--standard", help="For KServe's Standard mode, 0.20 or later.")
+    ] = False,
     namespace: Annotated[str | None, typer.Option(help="Of the cluster.")] = None,
 ) -> None:
     """Write a repository of the champion, and print a KServe InferenceService in YAML."""
     from flows.publishing.manifest import publish_kserve
 
-    print(
-        publish_kserve(model, to, storage=storage, canary_percent=canary, namespace=namespace),
-        end="",
+    manifest = publish_kserve(
+        model,
+        to,
+        storage=storage,
+        canary_percent=canary,
+        standard=standard,
+        namespace=namespace,
     )
+    print(manifest, end="")
 
 
 @publish_app.command("vllm")

@@ -97,6 +97,28 @@ def test_a_manifest_names_the_versions_own_repository_and_its_share(
         publish_kserve("digits", str(tmp_path))
 
 
+def test_standard_mode_names_both_versions_and_a_promotion_takes_the_new_ones_name(
+    digits: Settings, tmp_path: Path
+) -> None:
+    to, storage = str(tmp_path), "pvc://models/digits"
+    with pytest.raises(BadInput, match="no champion before version 1"):
+        publish_kserve("digits", to, storage=storage, canary_percent=10, standard=True)
+    champion(digits, 0.001)
+    with pytest.raises(BadInput, match="version 1 of digits, the champion before, is not in"):
+        publish_kserve("digits", to, storage=storage, canary_percent=10, standard=True)
+    (tmp_path / "1" / "digits").mkdir(parents=True)
+    (tmp_path / "1" / "digits" / "config.pbtxt").touch()  # published while it was champion
+    text = publish_kserve("digits", to, storage=storage, canary_percent=10, standard=True)
+    spec = yaml.safe_load(text)["spec"]
+    (canary,) = spec["canary"]
+    assert (spec["predictor"]["name"], canary["predictor"]["name"]) == ("v1", "v2")
+    assert canary["trafficPercent"] == 10
+    assert spec["predictor"]["model"]["storageUri"] == f"{storage}/1"
+    assert canary["predictor"]["model"]["storageUri"] == f"{storage}/2"
+    promoted = yaml.safe_load(publish_kserve("digits", to, storage=storage, standard=True))["spec"]
+    assert promoted == {"predictor": canary["predictor"]}
+
+
 def test_without_a_champion_nothing_is_written(
     registry_workspace: Settings, tmp_path: Path
 ) -> None:
