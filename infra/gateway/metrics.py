@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -11,6 +12,7 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 SHARED = "PROMETHEUS_MULTIPROC_DIR"
 """The variable that names the folder of the workers' counters; set before Python starts."""
+_FIDELITY = (0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.999, 1.0)
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
@@ -50,6 +52,12 @@ class GatewayMetrics:
             "From reading a request to its answer, by the tier that answered, and why that one.",
             (*model, "tier", "why"),
             buckets=_SECONDS,
+        )
+        self._fidelity = histogram(
+            "requant_gateway_tier_fidelity",
+            "How close a tier's answers are to full precision's, 1 where equal, of those compared.",
+            (*model, "tier"),
+            buckets=_FIDELITY,
         )
         self._shadows = counter(
             "requant_gateway_shadow_runs",
@@ -102,6 +110,11 @@ class GatewayMetrics:
     def steered(self, model: str, tier: str, why: str, seconds: float) -> None:
         """Count one answer of a tier; `why` is empty where no rule sent it elsewhere."""
         self._tier.labels(model, tier, why).observe(seconds)
+
+    def compared(self, model: str, tier: str, fidelity: Iterable[float]) -> None:
+        """Note how close answers of a tier were to full precision's, 0 to 1 each."""
+        for value in fidelity:
+            self._fidelity.labels(model, tier).observe(value)
 
     def shadowed(self, model: str, outcome: str) -> None:
         """Count one request that was to be answered a second time."""

@@ -142,6 +142,7 @@ def gateway() -> Iterator[str]:
             counted.captured("digits", "stored")
             counted.steered("digits", "int8", "header", 0.004)
             counted.shadowed("digits", "compared")
+            counted.compared("digits", "routine", [0.99])
             counted.guarded("digits", "prompt", "int8", "words")
             self.send_response(200)
             self.send_header("Content-Type", "text/plain; version=0.0.4")

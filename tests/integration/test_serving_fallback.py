@@ -47,6 +47,15 @@ def ask(served: Served, count: int) -> list[str]:
 
 def test_a_healthy_champion_keeps_its_traffic(served: Served) -> None:
     assert set(ask(served, 150)) == {""}
+    alike, compared = fidelity(served)
+    assert compared > 0
+    assert alike == pytest.approx(compared)
+
+
+def fidelity(served: Served) -> tuple[float, float]:
+    """Return the sum, and of how many answers."""
+    series = 'requant_gateway_tier_fidelity_{}{{model="digits",tier="routine"}}'
+    return served.metric(series.format("sum")), served.metric(series.format("count"))
 
 
 def test_a_champion_that_answers_otherwise_than_full_precision_loses_its_traffic_at_once(
@@ -66,6 +75,8 @@ def test_a_champion_that_answers_otherwise_than_full_precision_loses_its_traffic
     entry = journal.read("digits")[-1]
     assert entry.actor == "gateway"
     assert "fidelity" in entry.reason
+    alike, compared = fidelity(served)
+    assert alike < compared - 1
     assert served.metric('requant_gateway_fallen_back{model="digits"}') == 1.0
     time.sleep(2.5)  # its time is over, and the probes say that nothing is better
     assert set(ask(served, 60)) == {"fallback"}

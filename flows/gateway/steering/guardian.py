@@ -59,6 +59,7 @@ class ChampionObserver:
         comparison: LiveComparison | None,
         *,
         probed: bool = True,
+        tell: Callable[[Sequence[float]], None] = lambda _: None,
     ) -> None:
         """Take notes for a spec's limits.
 
@@ -67,9 +68,10 @@ class ChampionObserver:
             champion: Whose answers count.
             comparison: How they are held against the reference; None: they are not.
             probed: Whether it can be probed while traffic is away; otherwise time alone decides.
+            tell: Is told how close the champion's answers are to the reference's.
         """
         self.spec, self.champion, self.probed = spec, champion, probed
-        self.notes, self._comparison = Notes(), comparison
+        self.notes, self._comparison, self._tell = Notes(), comparison, tell
 
     @property
     def share(self) -> float:
@@ -100,6 +102,7 @@ class ChampionObserver:
         if self._comparison is None:
             return
         fidelity, same = self._comparison.scores(reference, outputs)
+        self._tell(fidelity.tolist())
         self.notes.add(FIDELITY, *fidelity.tolist())
         self.notes.add(FLIPS, *same.tolist())
 

@@ -16,7 +16,7 @@ from flows.gateway.steering.opening import REFERENCE, OpenReleases
 from infra.errors import RequantError
 from infra.gateway.endpoint import Endpoint
 from infra.gateway.release import ServedRelease
-from infra.gateway.steering.router import Router, RoutingRules, UnsureAnswers
+from infra.gateway.steering.router import Router, RoutingRules, Tier, UnsureAnswers
 from tasks.models.catalog import RegisteredModel
 from tasks.models.inputs import run_all
 from tasks.promotion import journal
@@ -66,8 +66,13 @@ class Tiers:
         compared = comparison(registered.spec.task, compared_outputs(registered), registered.golden)
         steering.reference = self._open(REFERENCE, registered, entries) if compares else None
         probed = not TRAITS[registered.spec.task].per_token
+        endpoint = self._endpoint
         observer = ChampionObserver(
-            fallback, champion, compared if compares else None, probed=probed
+            fallback,
+            champion,
+            compared if compares else None,
+            probed=probed,
+            tell=partial(endpoint.metrics.compared, endpoint.model, Tier.ROUTINE.value),
         )
         self._guardian.guard(observer, standby)
         self._guardian.resume(entries)
