@@ -60,8 +60,9 @@ MODULES: Mapping[str, str] = {
     "chat": "benchmarks.serving.generation.chat",
     "streaming-speech": "benchmarks.serving.streaming_speech",
     "serving-soak": "benchmarks.serving.soak",
-    "fallback": "benchmarks.serving.false_fallbacks",
-    "routing": "benchmarks.serving.routing",
+    "fallback": "benchmarks.serving.steering.false_fallbacks",
+    "routing": "benchmarks.serving.steering.routing",
+    "falling-back": "benchmarks.serving.steering.falling_back",
     "personal-data": "benchmarks.personal_data.recall",
 }
 NAMES = tuple(MODULES)

@@ -53,7 +53,9 @@ def binary(
     )
 
 
-def as_json(address: str, given: Tensors) -> Call:
+def as_json(
+    address: str, given: Tensors, model: str = NAME, headers: Mapping[str, str] | None = None
+) -> Call:
     """Return a request of the Open Inference Protocol in JSON alone."""
     entries = [
         {
@@ -65,8 +67,8 @@ def as_json(address: str, given: Tensors) -> Call:
         for name, values in given.items()
     ]
     body = json.dumps({"inputs": entries}).encode()
-    headers = {"Content-Type": "application/json"}
-    return Call(f"{address}/v2/models/{NAME}/infer", body, headers)
+    told = {"Content-Type": "application/json", **(headers or {})}
+    return Call(f"{address}/v2/models/{model}/infer", body, told)
 
 
 def of_mlflow(address: str, given: Tensors) -> Call:
