@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import httpx
 import numpy as np
+import yaml
 
 from benchmarks.harness import ours, subject
 from benchmarks.harness.subject import EXAMPLES
@@ -63,13 +65,21 @@ def served_model(quick: bool) -> ServedModel:
 
 
 @contextmanager
-def registered(example: str) -> Iterator[Settings]:
-    """Register an example in a workspace of its own, which is gone afterwards."""
+def registered(example: str, **sections: object) -> Iterator[Settings]:
+    """Register an example in a workspace of its own, which is gone afterwards.
+
+    Args:
+        example: Its folder.
+        sections: Of the spec, in the place of the example's own.
+    """
     before = dict(os.environ)
     with tempfile.TemporaryDirectory() as folder:
         try:
-            chosen = use_workspace(Path(folder))
-            register(EXAMPLES / example / "model.yaml")
+            chosen = use_workspace(Path(folder) / "workspace")
+            source = Path(shutil.copytree(EXAMPLES / example, Path(folder) / example))
+            spec = yaml.safe_load((source / "model.yaml").read_text())
+            (source / "model.yaml").write_text(yaml.safe_dump(spec | sections))
+            register(source / "model.yaml")
             yield chosen
         finally:
             os.environ.clear()

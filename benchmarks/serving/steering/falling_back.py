@@ -6,28 +6,18 @@ are far from full precision's; every request is compared.
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import onnx
-import yaml
 from onnx import numpy_helper
 
 from benchmarks.chaos.children import Child
 from benchmarks.harness import subject
-from benchmarks.harness.subject import EXAMPLES
 from benchmarks.harness.table import Goal, ResultTable, column
 from benchmarks.serving.calls import as_json
 from benchmarks.serving.load import TimedAnswers, ask
-from benchmarks.serving.workspace import release, serving
-from infra.settings import Settings, settings, use_workspace
-from tasks.models.catalog import register
+from benchmarks.serving.workspace import registered, release, serving
 from tasks.promotion.acts.promoting import promote
 
 MODEL, CLIENTS, SPAN_S = "digits", 8, 6.0
@@ -47,7 +37,7 @@ class FallRow:
 def measure(quick: bool) -> ResultTable:
     """Let a bad champion reign, and time until another tier answers."""
     model = subject.digits(quick)
-    with _registered() as chosen:
+    with registered(MODEL, serving={"fallback": FALLBACK}) as chosen:
         first = release(chosen, MODEL, model.source)
         bad = release(chosen, MODEL, _spoilt(model.source))
         promote(first, None, "benchmark", "it passed")
@@ -63,25 +53,6 @@ def measure(quick: bool) -> ResultTable:
     return ResultTable(
         "falling-back", f"{MODEL} under {CLIENTS} clients, a bad champion", [row], (goal,), ()
     )
-
-
-@contextmanager
-def _registered() -> Iterator[Settings]:
-    before = dict(os.environ)
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            chosen = use_workspace(Path(folder) / "workspace")
-            example = Path(folder) / MODEL
-            shutil.copytree(EXAMPLES / MODEL, example)
-            spec = yaml.safe_load((example / "model.yaml").read_text())
-            spec["serving"] = {"fallback": FALLBACK}
-            (example / "model.yaml").write_text(yaml.safe_dump(spec))
-            register(example / "model.yaml")
-            yield chosen
-        finally:
-            os.environ.clear()
-            os.environ.update(before)
-            settings.cache_clear()
 
 
 def _spoilt(plan: bytes) -> bytes:
