@@ -1,12 +1,19 @@
 """Being asked to stop: Ctrl-C and SIGTERM as one exception, and blocks that are finished first."""
 
+import _thread
 import signal
+import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import TypeAlias
 
 ASKED = (signal.SIGINT, signal.SIGTERM)
+
+_AGAIN_AFTER_S = 0.01
+_Hook: TypeAlias = "Callable[[sys.UnraisableHookArgs], object]"
 
 
 class Interrupted(BaseException):
@@ -20,10 +27,12 @@ class Interrupted(BaseException):
 def raise_when_asked() -> None:
     """Let SIGINT and SIGTERM raise `Interrupted` in the main thread, each time.
 
-    A shell's background jobs start with SIGINT ignored; they are stopped by it all the same.
+    A shell's background jobs start with SIGINT ignored; they are stopped by it all the same. What
+    a signal raises within a finalizer, Python prints and forgets: it is raised again after it.
     """
     if threading.current_thread() is not threading.main_thread():
         return
+    sys.unraisablehook = _heeding(sys.unraisablehook)
     for number in ASKED:
         signal.signal(number, _interrupt)
 
@@ -59,3 +68,26 @@ def undisturbed() -> Iterator[None]:
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
     raise Interrupted
+
+
+def _heeding(print_it: _Hook) -> _Hook:
+    """Ask again where a finalizer or a callback of the collector swallowed the interruption.
+
+    The thread is a bare one: the collector may run while this one holds a lock that
+    `threading.Thread.start` takes.
+    """
+
+    def hook(unraisable: "sys.UnraisableHookArgs") -> None:
+        if unraisable.exc_type is Interrupted:
+            _thread.start_new_thread(_ask_again, ())
+        else:
+            print_it(unraisable)
+
+    return hook
+
+
+def _ask_again() -> None:
+    time.sleep(_AGAIN_AFTER_S)
+    main = threading.main_thread().ident
+    if main is not None:
+        signal.pthread_kill(main, signal.SIGINT)

@@ -1,7 +1,11 @@
 """Being asked to stop, and what is finished first."""
 
+import gc
 import signal
-from collections.abc import Iterator
+import sys
+import time
+import weakref
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -11,8 +15,10 @@ from infra.processes.interruption import ASKED, Interrupted, raise_when_asked, u
 @pytest.fixture(autouse=True)
 def handlers() -> Iterator[None]:
     before = {asked: signal.getsignal(asked) for asked in ASKED}
+    hook = sys.unraisablehook
     raise_when_asked()
     yield
+    sys.unraisablehook = hook
     for asked, handler in before.items():
         signal.signal(asked, handler)
 
@@ -43,3 +49,60 @@ def test_afterwards_signals_interrupt_as_before() -> None:
         pass
     with pytest.raises(Interrupted):
         signal.raise_signal(signal.SIGINT)
+
+
+class Finalized:
+    """Asks to stop while it is finalized, where Python swallows what is raised."""
+
+    def __del__(self) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+
+def by_finalizer() -> None:
+    Finalized()
+
+
+def by_weak_reference() -> None:
+    class Held: ...
+
+    held = Held()
+    seen = weakref.ref(held, lambda _: signal.raise_signal(signal.SIGTERM))
+    del held
+    assert seen() is None
+
+
+def by_collector() -> None:
+    def collecting(phase: str, _: dict[str, int]) -> None:
+        if phase == "start":
+            signal.raise_signal(signal.SIGTERM)
+
+    gc.callbacks.append(collecting)
+    try:
+        gc.collect()
+    finally:
+        gc.callbacks.remove(collecting)
+
+
+@pytest.mark.parametrize("swallow", [by_finalizer, by_weak_reference, by_collector])
+def test_an_interruption_that_python_swallows_comes_again(
+    swallow: Callable[[], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    swallow()
+    with pytest.raises(Interrupted):
+        time.sleep(30)
+    assert capsys.readouterr().err == ""
+
+
+def test_other_failures_of_finalizers_are_printed_as_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: seen.append(unraisable.exc_value))
+    raise_when_asked()
+
+    class Broken:
+        def __del__(self) -> None:
+            raise ValueError("broken")
+
+    Broken()
+    assert [str(failure) for failure in seen] == ["broken"]
