@@ -245,7 +245,10 @@ def quantize(
     tokens: Annotated[int, typer.Option(help="Of a window.")] = 512,
     keep: Annotated[
         str | None,
-        typer.Option(help="Regular expression: linear layers that stay in floating point."),
+        typer.Option(
+            help="Linear layers that stay in floating point: a regular expression, or how many of "
+            "their weights, such as 10%: those that lose most."
+        ),
     ] = None,
     device: Annotated[str, typer.Option(help="Where layers are computed: cpu, cuda.")] = "cpu",
     as_json: Json = False,

@@ -13,6 +13,7 @@ from tasks.models.corpus import read_corpus
 from tasks.models.folders.table import read_table
 from tasks.quantization.recipe.catalog import find_recipe
 from tasks.quantization.streamed.derive import DerivedCheckpoint, derive
+from tasks.quantization.streamed.losses import named_or_lossy
 from tasks.quantization.streamed.texts import windows_by_group
 
 if TYPE_CHECKING:
@@ -46,7 +47,8 @@ def quantize_checkpoint(
         judge: What both models read afterwards, likewise; None: nothing is judged.
         windows: To calibrate on, at most.
         tokens: Of a window.
-        keep: A regular expression for linear layers that stay in floating point.
+        keep: Linear layers that stay in floating point: a regular expression, or how many of
+            their weights, such as 10%, where most is lost.
         device: Where layers are computed: cpu, cuda, cuda:1.
         told: As of `derive`.
 
@@ -69,14 +71,15 @@ def quantize_checkpoint(
     judged: dict[str, torch.Tensor] = {}
     if judge is not None:
         judged.update(windows_by_group(folder, _read(judge), tokens, JUDGED))
+    stored = StoredCheckpoint(folder)
     return derive(
-        StoredCheckpoint(folder),
+        stored,
         output,
         chosen,
         observed,
         judged,
         device=device,
-        keep=keep,
+        keep=named_or_lossy(keep, stored, chosen, observed, device=device, told=told),
         told=told,
     )
 

@@ -60,6 +60,29 @@ def regular_expression(text: str) -> str:
     return text
 
 
+_SHARE = re.compile(r"(\d+(?:\.\d+)?) ?%")
+
+
+def share_of(keep: str) -> float | None:
+    """Return which part of the linear layers' weights is to be kept; None: `keep` names layers.
+
+    Raises:
+        ValueError: It is none between 0 and 100 per cent.
+    """
+    asked = _SHARE.fullmatch(keep)
+    if asked is None:
+        return None
+    share = float(asked[1]) / 100
+    if not 0 < share < 1:
+        raise ValueError(f"keep {keep!r} is not between 0% and 100%: 10% keeps a tenth")
+    return share
+
+
+def share_or_names(text: str) -> str:
+    """Return what is kept as it is; raises `ValueError` for neither a share nor an expression."""
+    return text if share_of(text) is not None else regular_expression(text)
+
+
 OF_TEXTS = frozenset({"perplexity-ratio", "agreement"})
 """What a checkpoint is judged by: both sides read the golden texts, and neither writes."""
 

@@ -18,7 +18,7 @@ from infra.identifiers import ModelName
 from infra.yaml_text import read_yaml
 from tasks.specs.custom import Dimensions, MetricSpec, Number, States, TensorSpec, with_rules
 from tasks.specs.drift import DriftSpec, WindowSpec
-from tasks.specs.form import Form, form_of, regular_expression, why_not_checkpoint
+from tasks.specs.form import Form, form_of, share_or_names, why_not_checkpoint
 from tasks.specs.preprocess import PreprocessSpec
 from tasks.specs.serving import DeliverySpec, ServingSpec
 from tasks.specs.sources import SourceSpec, distinct
@@ -197,8 +197,9 @@ class CalibrationSpec(_SpecModel):
     selection: Literal["random", "cover"] = (
         "random"  # cover: few requests that reach and fill every site's range
     )
-    # Of a checkpoint: linear layers whose name it finds stay in floating point, such as down_proj.
-    keep: Annotated[str, AfterValidator(regular_expression)] | None = None
+    # Of a checkpoint: linear layers that stay in floating point, by an expression for their names
+    # (down_proj), or how many of their weights (10%): those that lose most.
+    keep: Annotated[str, AfterValidator(share_or_names)] | None = None
     anchor_share: float = Field(default=0.25, ge=0, le=1)  # of the set, from the calibration pool
     guardrails: tuple[
         str, ...

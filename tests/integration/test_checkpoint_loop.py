@@ -289,6 +289,7 @@ def test_a_checkpoint_that_was_killed_while_it_was_made_goes_on(
         ({"serving": {"delivery": {}}}, "served by vLLM or transformers"),
         ({"calibration": {"selection": "cover"}}, "write random"),
         ({"calibration": {"keep": "("}}, "no regular expression"),
+        ({"calibration": {"keep": "100%"}}, "between 0% and 100%"),
         ({"targets": ["onnxruntime-cpu"]}, "calibration.keep is of the target"),
     ],
 )

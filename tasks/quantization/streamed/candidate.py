@@ -33,6 +33,7 @@ from tasks.observation.scales import dump_scales
 from tasks.quantization.recipe.recipe import Recipe
 from tasks.quantization.recipe.schemes import Static
 from tasks.quantization.streamed.derive import DerivedCheckpoint, derive
+from tasks.quantization.streamed.losses import named_or_lossy
 from tasks.records import Request
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def derive_candidate(
         origin: What is recorded of where it comes from.
         scratch: The folder that a derivation goes on in, where one was ended; removed at the end.
         ceilings: As of `derive`.
-        keep: As of `derive`.
+        keep: As of `derive`, or how many of the linear layers' weights, such as 10%.
 
     Raises:
         BadInput: As `derive`.
@@ -83,6 +84,14 @@ def derive_candidate(
         return _files(original.index, RangeWatch(0), recipe, origin, None)
     windows = calibration_windows(inputs, requests, positions_in(read_config(original)))
     watched = RangeWatch(len(windows))
+    kept = named_or_lossy(
+        keep,
+        original,
+        recipe,
+        windows,
+        device=device_here(),
+        told=lambda layer, of: tell(f"asking what loses most: decoder layer {layer} of {of}"),
+    )
     made = derive(
         original,
         scratch,
@@ -91,7 +100,7 @@ def derive_candidate(
         device=device_here(),
         watched=watched,
         ceilings=ceilings,
-        keep=keep,
+        keep=kept,
         told=lambda layer, of: tell(f"making {recipe.name}: decoder layer {layer} of {of}"),
     )
     beside = {path.name: path.read_bytes() for path in (scratch / CONFIG, *files_beside(scratch))}

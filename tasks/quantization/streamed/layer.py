@@ -13,11 +13,10 @@ from tasks.layerwise.stored_layer import StoredLayer
 from tasks.models.checkpoints.decoder import LayerCall, StreamedDecoder
 from tasks.models.checkpoints.experts import is_routed
 from tasks.quantization.recipe.schemes import PerToken, Static
-from tasks.quantization.streamed.activations import input_scale_of
 from tasks.quantization.streamed.folding import exact_folds, fold, smoothing_scales
 from tasks.quantization.streamed.needs import WIDE
 from tasks.quantization.streamed.observing import SiteView, Wanted
-from tasks.quantization.streamed.rounding import Rounded, compensated, nearest
+from tasks.quantization.streamed.rounding import Rounded, compensated, input_scale_of, nearest
 from tasks.quantization.streamed.scheme import LayerScheme
 
 if TYPE_CHECKING:

@@ -1,7 +1,8 @@
-"""Rounding a weight where it is computed, by torch: to the nearest value, or by GPTQ.
+"""Rounding by torch, where a layer is computed: weights, and the static range of their inputs.
 
-The arithmetic is that of `tasks.numerics.quantized_weight` and `tasks.quantization.weight.gptq`,
-which a test holds it against.
+Weights are rounded to the nearest value, or by GPTQ. The arithmetic is that of
+`tasks.numerics.quantized_weight` and `tasks.quantization.weight.gptq`, which a test holds it
+against.
 """
 
 from __future__ import annotations
@@ -13,9 +14,12 @@ import numpy as np
 from scipy.linalg.lapack import spotrf, strtri  # type: ignore[import-untyped]  # ships no types
 
 from infra.errors import BadInput
-from tasks.numerics.formats import LARGEST, NumberFormat, PerBlock, PerTensor
+from tasks.numerics.formats import LARGEST, SMALLEST, NumberFormat, PerBlock, PerTensor
+from tasks.numerics.histogram import ExponentHistogram
 from tasks.numerics.quantized_weight import SHRINKS, SMALLEST_SCALE, WeightScheme
-from tasks.quantization.streamed.observing import WORTH_ITS_THREADS
+from tasks.quantization.activation.ranges import amax
+from tasks.quantization.recipe.schemes import PerToken, RangeRule, Static
+from tasks.quantization.streamed.observing import WORTH_ITS_THREADS, SiteView
 from tasks.quantization.weight.gptq import DAMPING, FLOOR, LAZY
 
 if TYPE_CHECKING:
@@ -203,3 +207,33 @@ def _whole(units: torch.Tensor, format: NumberFormat) -> torch.Tensor:
         return clipped.to(_stored(format)).float()
     whole: torch.Tensor = units.round().clamp_(-format.largest - 1, format.largest)
     return whole
+
+
+def input_scale_of(
+    activation: Static | PerToken | None,
+    view: SiteView | None,
+    by: torch.Tensor | None,
+    kind: torch.dtype | None = None,
+) -> float | None:
+    """Return the step of a site's static range; None where it has none.
+
+    Args:
+        activation: How the site is quantized.
+        view: What it saw.
+        by: Its smoothing scales, [inputs]; None: it has none.
+        kind: As of `stored_scales`: transformers computes with the step in the checkpoint's type.
+    """
+    import torch
+
+    if not isinstance(activation, Static) or view is None:
+        return None
+    largest, rule = activation.format.largest, activation.rule
+    if by is None:
+        reach = amax(view.histogram, rule, largest)
+    elif rule is RangeRule.MAX:
+        reach = float((view.channel_amax / by.cpu().numpy()).max())
+    else:
+        kept = (view.rows / by).cpu().numpy()
+        reach = amax(ExponentHistogram.of(kept), rule, largest)
+    step = min(max(reach * activation.headroom, SMALLEST), LARGEST) / largest
+    return float(stored_scales(torch.tensor([step], dtype=torch.float32), kind))

@@ -108,6 +108,7 @@ def test_a_pool_is_read_too_and_a_conversation_as_its_template_says(
         (("--recipe", "int8-max", "--texts", "none.parquet"), "none.parquet cannot be read"),
         (("--recipe", "int8-max", "--texts", "none.jsonl"), "none.jsonl cannot be read"),
         (("--recipe", "int8-weights", "--keep", "("), "is no regular expression"),
+        (("--recipe", "int8-weights", "--keep", "10%"), "name texts to observe"),
     ],
 )
 def test_a_bad_argument_is_one_sentence(
