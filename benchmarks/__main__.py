@@ -34,6 +34,7 @@ MODULES: Mapping[str, str] = {
     "language": "benchmarks.language.held_out",
     "llm-memory": "benchmarks.language.memory",
     "llm-layerwise": "benchmarks.language.layerwise",
+    "llm-int8": "benchmarks.language.checkpoints.eight_bits",
     "llm-8b": "benchmarks.language.checkpoints.eight_billion",
     "llm-loop": "benchmarks.language.checkpoints.one_loop",
     "llm-loop-kept": "benchmarks.language.checkpoints.kept",
