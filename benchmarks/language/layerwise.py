@@ -1,7 +1,8 @@
-"""INT4 by GPTQ from a checkpoint, layer by layer, beside llm-compressor: time, memory, perplexity.
+"""INT4 from a checkpoint, layer by layer, beside llm-compressor: time, memory, perplexity.
 
 On SmolLM2-135M-Instruct and on a Llama of 1.1 billion random weights. llm-compressor runs by the
-interpreter that `LLM_COMPRESSOR_PYTHON` names, since it wants other versions of what Requant needs.
+interpreter that `LLM_COMPRESSOR_PYTHON` names, since it wants other versions of what Requant needs;
+so does AutoRound by `AUTO_ROUND_PYTHON`, on SmolLM2 alone: it learns, which takes long.
 """
 
 from __future__ import annotations
@@ -12,10 +13,9 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,12 +25,12 @@ from benchmarks.harness.watched import watched
 from benchmarks.language import random_llama, smollm2
 from benchmarks.language.drift import HOME, _text
 
-if TYPE_CHECKING:
-    pass
-
 NAME, TITLE = "llm-layerwise", "INT4 by GPTQ from a checkpoint: time, memory, perplexity"
-PEER_PYTHON = "LLM_COMPRESSOR_PYTHON"
-OURS, PEER = "Requant", "llm-compressor"
+PEER_PYTHON, LEARNING_PYTHON = "LLM_COMPRESSOR_PYTHON", "AUTO_ROUND_PYTHON"
+OURS, PEER, LEARNING = "Requant", "llm-compressor", "AutoRound, light"
+LEARNED = "perplexity over AutoRound's"
+PACKED = "packed"
+"""A folder beside weights in floating point, with what their toolkit would ship of them."""
 TOKENS, WINDOWS, JUDGED, QUICK_WINDOWS = 256, 64, 12, 4
 BLOCK = 32
 SMOLLM2, LLAMA = "SmolLM2-135M", "Llama 1.1B, random"
@@ -55,9 +55,13 @@ class LayerwiseRow:
 def measure(quick: bool) -> ResultTable:
     """Quantize each model by each toolkit, one after the other, on the same windows."""
     rows, notes = list[LayerwiseRow](), list[str]()
-    peer = os.environ.get(PEER_PYTHON)
-    if not peer:
-        notes.append(f"{PEER_PYTHON} names no interpreter with llm-compressor: only ours ran")
+    peers = {
+        PEER: os.environ.get(PEER_PYTHON, ""),
+        LEARNING: os.environ.get(LEARNING_PYTHON, ""),
+    }
+    notes += [
+        f"no interpreter is named with {peer}: it did not run" for peer in peers if not peers[peer]
+    ]
     with tempfile.TemporaryDirectory() as name:
         for model in (SMOLLM2, LLAMA):
             if model == SMOLLM2 and not smollm2.is_installed():
@@ -66,7 +70,7 @@ def measure(quick: bool) -> ResultTable:
             folder = Path(name) / "checkpoint"
             folder.mkdir()
             observed, judged = _prepared(model, folder, quick)
-            for row in _rows(model, folder, observed, judged, peer):
+            for row in _rows(model, folder, observed, judged, peers):
                 sys.stderr.write(f"{row}\n")
                 rows.append(row)
             shutil.rmtree(folder)
@@ -108,20 +112,22 @@ def _write_tokenizer(folder: Path) -> None:
 
 
 def _rows(
-    model: str, folder: Path, observed: Ids, judged: Ids, peer: str | None
+    model: str, folder: Path, observed: Ids, judged: Ids, peers: Mapping[str, str]
 ) -> Iterator[LayerwiseRow]:
     path, output = folder.parent / "ids.npy", folder.parent / "out"
     np.save(path, observed)
-    script = Path(__file__).resolve().parents[1] / "peers" / "llm_compressor.py"
+    scripts = Path(__file__).resolve().parents[1] / "peers"
     commands = {OURS: [sys.executable, "-m", "benchmarks.language.one_derivation"]}
-    if peer:
-        commands[PEER] = [peer, str(script)]
+    if peers[PEER]:
+        commands[PEER] = [peers[PEER], str(scripts / "llm_compressor.py")]
+    if peers[LEARNING] and model == SMOLLM2:
+        commands[LEARNING] = [peers[LEARNING], str(scripts / "auto_round_light.py")]
     exact = _loss(folder, judged)
     for toolkit, command in commands.items():
         last = "int4-gptq" if toolkit == OURS else str(BLOCK)
         ran = watched([*command, str(folder), str(path), str(output), last])
         told = json.loads(ran.output.splitlines()[-1]) if toolkit == OURS else {}
-        size = _bytes(output) / _bytes(folder)
+        size = (_bytes(output / PACKED) or _bytes(output)) / _bytes(folder)
         ratio = math.exp(_loss(output, judged) - exact)
         shutil.rmtree(output)
         yield LayerwiseRow(
@@ -160,7 +166,9 @@ def _goals(rows: Sequence[LayerwiseRow]) -> list[Goal]:
     for model in dict.fromkeys(row.model for row in rows):
         found = {row.toolkit: row for row in rows if row.model == model}
         ours, peer = found[OURS], found.get(PEER)
+        learning = found.get(LEARNING)
         figures = {
+            LEARNED: (1.0, learning and ours.ratio / learning.ratio),
             "peak over llm-compressor's": (0.5, peer and ours.resident / peer.resident),
             "time over llm-compressor's": (0.5, peer and ours.seconds / peer.seconds),
             "perplexity over llm-compressor's": (1.0, peer and ours.ratio / peer.ratio),
@@ -168,6 +176,7 @@ def _goals(rows: Sequence[LayerwiseRow]) -> list[Goal]:
         goals += [
             Goal(f"{what}, {model}", most, value, "at most")
             for what, (most, value) in figures.items()
+            if what != LEARNED or model == SMOLLM2
         ]
         estimate = (ours.estimated or 0) / ours.resident
         goals.append(Goal(f"estimate over peak, {model}", 0.8, estimate))
