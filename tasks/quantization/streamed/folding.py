@@ -23,6 +23,10 @@ TOLERANCE = 1e-3
 """Of a layer's result in float32, what an exact fold may change."""
 LEAST_TAKEN = 0.5
 """Of the channels: what a fold has to change before it can be said to change nothing else."""
+QUIET = (0.0, 0.75, 0.95)
+"""Of a site's channels, those that count as its loudest one, in turn."""
+ABOUT = 1.15
+"""Times the least output error, what counts as much."""
 _LEAST, _MOST = 1e-5, 1e5
 
 
@@ -32,7 +36,10 @@ def smoothing_scales(
     """Return what divides a site's channels, [inputs] in float32; None where nothing is better.
 
     Xiao et al., "SmoothQuant" (2023), equation 4, with alpha by the output error on the rows kept,
-    as `tasks.quantization.activation.smoothquant.search`.
+    as `tasks.quantization.activation.smoothquant.search`. Of a static range, channels that were
+    quiet count as some that were not: divided by what little they held, they would be cut off as
+    soon as another text speaks through them. Of what costs about as much as the best, the one is
+    taken that leaves the channels most room.
 
     Args:
         view: What the site saw.
@@ -49,10 +56,34 @@ def smoothing_scales(
     largest = _pooled(weight.abs().amax(0), shared, width)
     by_token = isinstance(scheme.activation, PerToken)
     tried: list[torch.Tensor | None] = [None]
-    for alpha in BY_TOKEN if by_token else ALPHAS:
-        dead = (activation <= 0) | (largest <= 0)
-        scales = (activation**alpha / largest ** (1 - alpha)).clamp(_LEAST, _MOST)
-        tried.append(torch.where(dead, 1.0, scales))
+    for quiet in (0.0,) if by_token else QUIET:
+        spoken = activation.clamp(min=float(activation.quantile(quiet)))
+        for alpha in BY_TOKEN if by_token else (*ALPHAS, 1.0):
+            dead = (spoken <= 0) | (largest <= 0)
+            scales = (spoken**alpha / largest ** (1 - alpha)).clamp(_LEAST, _MOST)
+            tried.append(torch.where(dead, 1.0, scales))
+    lost = _errors(rows, seen, tried, weight, scheme)
+    best = tried[int(lost.argmin())]
+    if by_token or best is None:
+        return best
+    near = (lost <= lost.min() * ABOUT).nonzero().flatten().tolist()
+    roomy: torch.Tensor | None = max(
+        (tried[place] for place in near), key=lambda by: _room(activation, by)
+    )
+    return roomy
+
+
+def _errors(
+    rows: torch.Tensor,
+    seen: torch.Tensor,
+    tried: Sequence[torch.Tensor | None],
+    weight: torch.Tensor,
+    scheme: LayerScheme,
+) -> torch.Tensor:
+    """Return what each of the scales tried makes of the outputs of rows, squared, [tried]."""
+    import torch
+
+    by_token = isinstance(scheme.activation, PerToken)
     read = [(by, _read_through(rows, seen, by, scheme)) for by in tried]
     # Of each token, as of few outputs at a time: a weight is large.
     errors = torch.zeros((len(tried), len(rows)), device=weight.device)
@@ -65,8 +96,13 @@ def smoothing_scales(
             made = given @ _wide(rounded.values, rounded.scales).T
             errors[place] += (made - exact).square().sum(1)
     # Relative to each token's own output, where each has a range of its own.
-    lost = (errors / energy.clamp(min=SMALLEST)).mean(1) if by_token else errors.sum(1)
-    return tried[int(lost.argmin())]
+    return (errors / energy.clamp(min=SMALLEST)).mean(1) if by_token else errors.sum(1)
+
+
+def _room(activation: torch.Tensor, by: torch.Tensor | None) -> float:
+    """Return how far channels may grow before they are cut off: bits, 3 at most, their mean."""
+    smoothed = activation if by is None else activation / by
+    return float((smoothed.max() / smoothed.clamp(min=SMALLEST)).log2().clamp(max=3).mean())
 
 
 def _read_through(

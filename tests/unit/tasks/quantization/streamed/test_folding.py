@@ -1,0 +1,46 @@
+"""Smoothing scales of a static range: what they cost where calibrated, and what room they leave."""
+
+import torch
+
+from tasks.quantization.activation.smoothquant import ALPHAS
+from tasks.quantization.recipe.catalog import find_recipe
+from tasks.quantization.streamed.folding import smoothing_scales
+from tasks.quantization.streamed.observing import SiteView, Wanted
+from tasks.quantization.streamed.rounding import nearest
+from tasks.quantization.streamed.scheme import scheme_of
+
+CHANNELS, ROWS = 192, 256
+SCHEME = scheme_of(find_recipe("int8-smooth"))
+
+
+def drawn() -> tuple[torch.Tensor, torch.Tensor]:
+    """Return rows with outliers, of channels that differ in size; and a weight."""
+    random = torch.Generator().manual_seed(0)
+    size = torch.randn(CHANNELS, generator=random).exp()
+    rows = torch.randn(ROWS, CHANNELS, generator=random) * size
+    rows *= torch.randn(ROWS, CHANNELS, generator=random).exp()
+    return rows, torch.randn(64, CHANNELS, generator=random)
+
+
+def error(rows: torch.Tensor, weight: torch.Tensor, by: torch.Tensor, amax: torch.Tensor) -> float:
+    """Return squared output error over squared output, under ranges of `amax`."""
+    step = float((amax / by).max()) / 127
+    read = (rows / by / step).round().clamp(-128, 127) * step
+    rounded = nearest(weight * by, SCHEME.weights)
+    made = read @ (rounded.values.float() * rounded.scales).T
+    exact = rows @ weight.T
+    return float((made - exact).square().sum() / exact.square().sum())
+
+
+def test_channels_that_were_quiet_may_speak_at_hardly_any_cost() -> None:
+    rows, weight = drawn()
+    view = SiteView(Wanted(ranges=True, rows=True, gram=False), ROWS)
+    view.add(rows)
+    found = smoothing_scales(view, weight, SCHEME, 1, 1)
+    assert found is not None
+    amax = torch.from_numpy(view.channel_amax)
+    searched = (amax**alpha / weight.abs().amax(0) ** (1 - alpha) for alpha in ALPHAS)
+    plain = min(searched, key=lambda by: error(rows, weight, by, amax))
+    assert error(rows, weight, found, amax) < 1.2 * error(rows, weight, plain, amax)
+    louder = rows * torch.where(amax < amax.median(), 8.0, 1.0)
+    assert error(louder, weight, found, amax) < error(louder, weight, plain, amax) / 10
