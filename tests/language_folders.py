@@ -36,6 +36,34 @@ def write_folder(
     return folder
 
 
+def write_massive(folder: Path, family: str, token: int, *, layers: int = 2) -> Path:
+    """Write a model whose first layer makes hundreds of times more of one token than of others."""
+    from torch.nn.functional import normalize
+    from transformers import AutoModelForCausalLM
+
+    write_folder(folder, family, layers=layers)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    table = model.get_input_embeddings().weight
+    parts = model.base_model.children()
+    first = next(part for part in parts if isinstance(part, torch.nn.ModuleList))[0]
+    with torch.no_grad():
+        direction = torch.randn(table.shape[1])
+        direction = normalize(direction - direction.mean(), dim=0)
+        if family == "gpt2":
+            model.transformer.wpe.weight.zero_()
+            first.attn.c_proj.weight.zero_()
+            ways = [first.mlp.c_fc.weight.T]
+        else:
+            first.self_attn.o_proj.weight.zero_()
+            ways = [first.mlp.up_proj.weight, first.mlp.gate_proj.weight]
+        table -= torch.outer(table @ direction, direction)
+        table[token] = 4 * direction
+        for weight in ways:
+            weight[0] = 400 * direction
+    model.save_pretrained(folder)
+    return folder
+
+
 def write_adapter(core: Path, folder: Path) -> Path:
     """Write a LoRA over a folder's model, of random weights, so that it says something else."""
     from peft import LoraConfig, get_peft_model

@@ -9,9 +9,9 @@ from benchmarks.evidence.kinds.model_kind import KindModel, ModelKind, Scores
 from infra.engines.port import Engine
 from tasks.drift.detectors.labelled import JUDGED, correct
 from tasks.metrics.embeddings import recall_at_k
+from tasks.models.decoding.comparison import compare
 from tasks.models.golden import relevant_rows
 from tasks.models.inputs import language_inputs, run_all
-from tasks.models.language.comparison import compare
 from tasks.records import CaseKind, GoldenCase, Payload
 from tasks.specs.traits import Task
 

@@ -31,8 +31,8 @@ from benchmarks.language.drift import (
 from infra.engines import open_target
 from infra.errors import NotFound
 from infra.weights.naming import whole_size
+from tasks.models.decoding.comparison import compare
 from tasks.models.inputs import language_inputs
-from tasks.models.language.comparison import compare
 from tasks.quantization.recipe.catalog import find_recipe
 from tasks.validation.latency import paired_engines
 

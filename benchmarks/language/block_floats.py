@@ -21,7 +21,7 @@ from infra.engines.nvidia.inspection import kernels_of
 from infra.engines.port import Built
 from infra.errors import RequantError
 from infra.settings import settings
-from tasks.models.language.comparison import compare
+from tasks.models.decoding.comparison import compare
 from tasks.observation.observer import MANY_ROWS, SiteObservation
 from tasks.quantization.graph.lowering import lower
 from tasks.quantization.recipe.catalog import find_recipe

@@ -25,8 +25,8 @@ from infra.engines import open_target
 from infra.engines.port import Arrays, Engine
 from infra.weights.naming import whole_size
 from tasks.models.corpus import read_corpus
+from tasks.models.decoding.comparison import compare
 from tasks.models.inputs import language_inputs
-from tasks.models.language.comparison import compare
 from tasks.observation.observer import SiteObservation
 from tasks.observation.watch import watch
 from tasks.quantization.recipe.catalog import find_recipe, renewed
@@ -39,6 +39,8 @@ KINDS = (HOME, AWAY, CODE)
 FLOOR = 1 / 16
 """Of the calibration windows, what a stratum keeps however rare it is: 4 of 64."""
 SMOOTH = "int8-smooth"
+PREFIX_TEXTS = 16
+"""Windows in which a prefix is found."""
 Observed = Mapping[str, SiteObservation]
 
 
@@ -160,6 +162,35 @@ def answers(material: DriftMaterial) -> Iterator[DriftRow]:
     yield _row(material, "en, 6 sites that drift kept", drifting)
     for name in ("int8-headroom", "fp8", "int8-dynamic", "int8-per-token"):
         yield _row(material, f"en, {name}", _derived(material, find_recipe(name), home))
+    if material.subject.name == smollm2.NAME:
+        yield from behind_a_prefix(material)
+
+
+def behind_a_prefix(material: DriftMaterial) -> Iterator[DriftRow]:
+    """Yield answers of the model behind a prefix, beside full precision without one."""
+    inputs, windows = language_inputs(material.subject.inputs), material.calibration[HOME]
+    rows = [item.ids for item in inputs.read(list(map(str, windows[:PREFIX_TEXTS])))]
+    behind = replace(material, subject=smollm2.behind_a_prefix(inputs.max_length, rows))
+    ratios, agreements = judged(material, behind.subject.reference)
+    yield DriftRow(
+        "full precision behind a prefix",
+        ratios[HOME],
+        ratios[AWAY],
+        ratios[CODE],
+        agreements[AWAY],
+        1.0,
+        whole_size(behind.subject.source) / 1e6,
+        0.0,
+    )
+    home, away = (behind.observe(behind.calibration[kind]) for kind in (HOME, AWAY))
+    champion = _derived(behind, find_recipe(SMOOTH), home)
+    yield _row(behind, "en, stale, behind a prefix", champion)
+    again = _derived(behind, renew("resmooth"), away, champion)
+    yield _row(behind, "ja, resmooth, behind a prefix", again)
+    unsmoothed = (("", material, material.observe(windows)), (", behind a prefix", behind, home))
+    for where, chosen, observed in unsmoothed:
+        made = _derived(chosen, find_recipe("int8-max"), observed)
+        yield _row(chosen, f"en, int8-max{where}", made)
 
 
 def renew(name: str) -> Recipe:

@@ -23,10 +23,10 @@ from infra.engines import open_target
 from infra.engines.port import Engine
 from infra.errors import RequantError
 from tasks.models.corpus import read_corpus
+from tasks.models.decoding.comparison import Comparison, compare, compare_cached
 from tasks.models.export import export
 from tasks.models.golden import read_golden
 from tasks.models.inputs import language_inputs, open_inputs
-from tasks.models.language.comparison import Comparison, compare, compare_cached
 from tasks.models.language.inputs import LanguageInputs
 from tasks.observation.observer import MANY_ROWS
 from tasks.quantization.graph.kv_cache import cache_scales, observe_cache, write_cache

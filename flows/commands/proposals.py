@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from infra.errors import BadInput
 from infra.settings import settings
 from tasks.models.catalog import RegisteredModel, open_model, where_spread
+from tasks.models.decoding.generation import answer
 from tasks.models.golden import write_golden
 from tasks.models.inputs import language_inputs
-from tasks.models.language.generation import answer
 from tasks.models.overlap import golden_contents
 from tasks.payloads import fingerprint
 from tasks.records import UNKNOWN, CaseKind, GoldenCase, Request

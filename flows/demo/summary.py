@@ -10,9 +10,9 @@ from infra.settings import settings
 from tasks.metrics.classification import likeliest_classes
 from tasks.metrics.embeddings import cosine, safety_decisions
 from tasks.models.catalog import RegisteredModel, open_model
+from tasks.models.decoding.comparison import Comparison
+from tasks.models.decoding.comparison import compare as compare_texts
 from tasks.models.inputs import language_inputs, run_all
-from tasks.models.language.comparison import Comparison
-from tasks.models.language.comparison import compare as compare_texts
 from tasks.records import ReleaseRef, Request, Tensor
 from tasks.specs.spec import Task
 from tasks.traffic.storage.codec import from_parquet

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 
 from infra.engines.port import Engine
 from infra.gateway.batching import Overloaded
-from tasks.models.language.continuous import DecodedText, DecodeGroup
-from tasks.models.language.generation import Sampling
+from tasks.models.decoding.continuous import DecodedText, DecodeGroup
+from tasks.models.decoding.generation import Sampling
 from tasks.models.language.inputs import LanguageInputs
 
 MOST_TOGETHER = 16

@@ -14,8 +14,8 @@ from infra.gateway.release import ServedRelease
 from tasks.metrics.embeddings import safety_decisions
 from tasks.metrics.generated_text import blocks
 from tasks.models.catalog import RegisteredModel
+from tasks.models.decoding.generation import generate
 from tasks.models.inputs import Inputs, run_all
-from tasks.models.language.generation import generate
 from tasks.models.language.inputs import LanguageInputs
 from tasks.transcripts import read_transcript
 

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 from tasks.graphs.canonical.passes import notes_of
 from tasks.models.catalog import RegisteredModel
+from tasks.models.inputs import language_inputs
+from tasks.models.language.layout import prefix_of
 from tasks.quantization.target_coverage import (
     RecipeCoverage,
     short_of_int8,
@@ -40,7 +42,7 @@ def describe(added: RegisteredModel, say: Say) -> AddedModel:
     """Return what is told of a model that was just registered; `say` is told what takes long."""
     contents = _CONTENTS.of(added.form)(added, say)
     unusable = contents.unusable or {}
-    changed = notes_of(added.graph)
+    changed = (*notes_of(added.graph), *_prefix(added))
     weak = weaknesses(added.spec, added.golden, added.classes, added.pool)
     short = short_of_int8(contents.by_target, added.spec.budgets.int8_fraction)
     return AddedModel(
@@ -65,6 +67,21 @@ def describe(added: RegisteredModel, say: Say) -> AddedModel:
             *(f"not usable here: {target}: {sentence}" for target, sentence in unusable.items()),
             *(f"cannot be judged: {sentence}" for sentence in weak),
         ),
+    )
+
+
+def _prefix(added: RegisteredModel) -> tuple[str, ...]:
+    """Tell what stands before every text, where the spec asks for a prefix."""
+    if not added.spec.input.prefix:
+        return ()
+    found, inputs = prefix_of(added.graph), language_inputs(added.inputs)
+    if found is None:
+        return ("no token is massive in texts of the pool: nothing stands before every text",)
+    words = ", ".join(repr(inputs.decode([token], special=True)) for token in found.tokens)
+    return (
+        f"{words} stand before every text, as keys and values in the graph: full precision's "
+        f"perplexity is {found.perplexity:.3f} of that without, and {found.agreement:.1%} of its "
+        "next tokens are the same (texts of the pool)",
     )
 
 

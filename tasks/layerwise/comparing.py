@@ -23,8 +23,8 @@ from tasks.layerwise.watching import RangeWatch
 from tasks.models.catalog import RegisteredModel
 from tasks.models.checkpoints.carried import CarriedCheckpoint
 from tasks.models.checkpoints.decoder import StreamedDecoder, device_here
+from tasks.models.decoding.comparison import Comparison, comparison_of
 from tasks.models.inputs import language_inputs
-from tasks.models.language.comparison import Comparison, comparison_of
 from tasks.models.language.inputs import EncodedText
 from tasks.records import Payload
 

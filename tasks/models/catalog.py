@@ -35,10 +35,10 @@ from tasks.models.custom.inputs import (
     Outputs,
     run_records,
 )
+from tasks.models.decoding.generation import answer
 from tasks.models.golden import positions, read_golden
 from tasks.models.inputs import Inputs, language_inputs, open_inputs, record_inputs, run_all
 from tasks.models.language.chat_template import FILE as CHAT_TEMPLATE
-from tasks.models.language.generation import answer
 from tasks.models.readable import refusal_of
 from tasks.models.source_files import (
     CHARSETS,

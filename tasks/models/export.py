@@ -31,7 +31,14 @@ from tasks.models.adapted import graph_names
 from tasks.models.language.decoder import OriginalText, cut, flatten, load_decoder
 from tasks.models.language.decoder import Probe as DecoderProbe
 from tasks.models.language.gguf_file import is_gguf, weights_in_float32
-from tasks.models.language.layout import CacheLayout, mark, read_layout
+from tasks.models.language.layout import (
+    CacheLayout,
+    FoundPrefix,
+    mark,
+    mark_prefix,
+    read_layout,
+)
+from tasks.models.language.prefix import PrefixTexts
 from tasks.models.loading import Loaded, OriginalRun
 from tasks.models.speech.hearing import read_hearing
 from tasks.models.speech.recognizer import load_recognizer
@@ -48,20 +55,31 @@ TOLERANCE = 1e-4
 """Largest allowed difference between the exported graph and torch, on outputs of order one."""
 
 
-def export(spec: ModelSpec, folder: Path, adapter: Path | None = None) -> onnx.ModelProto:
+def export(
+    spec: ModelSpec,
+    folder: Path,
+    adapter: Path | None = None,
+    prefix_in: PrefixTexts | None = None,
+) -> onnx.ModelProto:
     """Return the full-precision graph, opset 20, with dynamic batch (and length).
 
     A graph's file, or a folder with one `model.onnx`, is taken as it is, but for names of nodes
-    that lack one. An `adapter` is a folder of PEFT's; the graph is of both, merged.
+    that lack one. An `adapter` is a folder of PEFT's; the graph is of both, merged. A language
+    model's prefix is found in texts, where they are given.
 
     Raises:
         BadInput: when the folder cannot be read as the spec's task, or when the exported graph does
             not compute what torch computes.
     """
     if spec.task is Task.CAUSAL_LM and is_gguf(folder):
-        return _language(spec, folder, weights_in_float32(folder), adapter)
+        return _language(spec, folder, weights_in_float32(folder), adapter, prefix_in)
     ready = folder if folder.is_file() else folder / "model.onnx"
     if ready.is_file():
+        if prefix_in is not None:
+            raise BadInput(
+                f"input.prefix: {ready} is a graph already: name the folder that it was exported "
+                "from in source, or leave input.prefix out"
+            )
         if adapter is not None:
             raise BadInput(
                 f"adapter.path: {adapter} is laid over a Hugging Face folder, and {ready} is a "
@@ -69,7 +87,7 @@ def export(spec: ModelSpec, folder: Path, adapter: Path | None = None) -> onnx.M
             )
         return _ready(spec, ready)
     if spec.task is Task.CAUSAL_LM:
-        return _language(spec, folder, float_weights(folder), adapter)
+        return _language(spec, folder, float_weights(folder), adapter, prefix_in)
     require_room(float_weights(folder), where=str(folder))
     try:
         if adapter is None:
@@ -90,7 +108,13 @@ def export(spec: ModelSpec, folder: Path, adapter: Path | None = None) -> onnx.M
     return model
 
 
-def _language(spec: ModelSpec, folder: Path, size: int, adapter: Path | None) -> onnx.ModelProto:
+def _language(
+    spec: ModelSpec,
+    folder: Path,
+    size: int,
+    adapter: Path | None,
+    prefix_in: PrefixTexts | None,
+) -> onnx.ModelProto:
     """Export the decoder of so many bytes in float32 with its cache.
 
     It is checked where it reads a text at once, and where it adds one token to a cache.
@@ -101,14 +125,14 @@ def _language(spec: ModelSpec, folder: Path, size: int, adapter: Path | None) ->
         require_room_beside(size, largest, where=str(folder), mapped=mapped)
     else:
         require_room(size, where=str(folder))
-    exported = _decoder(spec, folder, size, adapter, template=True)
+    exported = _decoder(spec, folder, size, adapter, prefix_in, template=True)
     try:
         return _held(exported)
     except BadInput:
         if not exported.repeated:
             raise
     # The layers differ in more than their weights: each of them is traced.
-    return _held(_decoder(spec, folder, size, adapter, template=False))
+    return _held(_decoder(spec, folder, size, adapter, prefix_in, template=False))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -120,15 +144,22 @@ class _ExportedDecoder:
     layout: CacheLayout
     runs: Sequence["_Run"]
     original: OriginalText | None
+    prefix: FoundPrefix | None
 
 
 def _decoder(
-    spec: ModelSpec, folder: Path, size: int, adapter: Path | None, *, template: bool
+    spec: ModelSpec,
+    folder: Path,
+    size: int,
+    adapter: Path | None,
+    prefix_in: PrefixTexts | None,
+    *,
+    template: bool,
 ) -> _ExportedDecoder:
     longest = spec.input.max_length + spec.input.new_tokens
     try:
         module, layout, probe, shapes = load_decoder(
-            folder, longest, beside=are_large(size), adapter=adapter
+            folder, longest, beside=are_large(size), adapter=adapter, prefix_in=prefix_in
         )
         with torch.no_grad():
             module(**probe)
@@ -144,7 +175,7 @@ def _decoder(
     repeated = model is not None
     if model is None:
         model = to_onnx(module, probe, shapes, list(layout.inputs), list(layout.outputs))
-    return _ExportedDecoder(model, repeated, layout, runs, module.original)
+    return _ExportedDecoder(model, repeated, layout, runs, module.original, module.found)
 
 
 def _held(exported: _ExportedDecoder) -> onnx.ModelProto:
@@ -153,6 +184,8 @@ def _held(exported: _ExportedDecoder) -> onnx.ModelProto:
     return_freed()
     model = exported.model
     mark(model, exported.layout)
+    if exported.prefix is not None:
+        mark_prefix(model, exported.prefix)
     engine = open_target("onnxruntime-cpu").load_exact(model.SerializeToString(), {})
     for run in exported.runs:
         _compare(engine, run)

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
@@ -32,9 +33,10 @@ from tasks.models.custom.layout import read_record_layout
 from tasks.models.golden import read_golden
 from tasks.models.inputs import language_inputs, open_inputs, record_inputs, run_all
 from tasks.models.language.chat_template import FILE as CHAT_TEMPLATE
-from tasks.models.language.chat_template import read_chat_template
+from tasks.models.language.chat_template import parse_chat_template, read_chat_template
 from tasks.models.language.gguf_file import chat_template_of, is_gguf, tokenizer_of
 from tasks.models.language.inputs import LanguageInputs, require_vocabulary
+from tasks.models.language.layout import NO_CACHE
 from tasks.models.overlap import golden_contents, require_disjoint
 from tasks.models.token_agreement import token_agreement
 from tasks.models.vision.classes import Classes, dump_classes, prototypes
@@ -43,6 +45,10 @@ from tasks.specs.form import ByForm
 from tasks.specs.spec import ModelSpec, Task
 from tasks.specs.tensors import dump_layout, parse_layout
 from tasks.specs.traits import TRAITS
+from tasks.transcripts import Turn, write_transcript
+
+if TYPE_CHECKING:
+    from tasks.models.language.prefix import PrefixTexts
 
 FULL_PRECISION = "reference.onnx"
 TOKENIZER = "tokenizer.json"
@@ -52,6 +58,9 @@ LAYOUT = "inputs.json"
 """What a model of a custom task reads."""
 CHARSETS = "charsets.json"
 """Of a custom task's metrics that read text."""
+CHAT = write_transcript([Turn("user", "Hello"), Turn("assistant", "")])
+PREFIX_TEXTS = 16
+"""Texts of the pool in which a prefix is found."""
 HELD_CASES = 16
 """Golden cases on which a graph is compared with the file that it was made from."""
 
@@ -102,7 +111,9 @@ def _export_graph(
 ) -> tuple[dict[str, bytes], Path | None]:
     from tasks.models.export import READY, export  # torch, as above
 
-    files[FULL_PRECISION] = export(spec, folder, adapter).SerializeToString(deterministic=True)
+    prefix_in = _prefix_texts(spec, files) if spec.input.prefix else None
+    graph = export(spec, folder, adapter, prefix_in)
+    files[FULL_PRECISION] = graph.SerializeToString(deterministic=True)
     if spec.task is Task.IMAGE_EMBEDDING:
         files[CLASSES] = _classes(spec, folder, files)
     if spec.task is Task.CUSTOM:
@@ -115,6 +126,27 @@ def _export_graph(
 
 
 _TAKEN_IN = ByForm(graph=_export_graph, checkpoint=_take_checkpoint)
+
+
+def _prefix_texts(spec: ModelSpec, files: Mapping[str, bytes]) -> "PrefixTexts":
+    """Return texts of the pool as the model reads them, and what they usually begin with."""
+    from tasks.models.language.prefix import PrefixTexts  # torch, as above
+
+    template = files.get(CHAT_TEMPLATE)
+    inputs = LanguageInputs(
+        files[TOKENIZER],
+        NO_CACHE,
+        max_length=spec.input.max_length,
+        new_tokens=spec.input.new_tokens,
+        template=None if template is None else parse_chat_template(template),
+    )
+    pool = [
+        str(item.payload) for item in read_corpus(files["pool.parquet"], where="data.calibration")
+    ]
+    chosen = pool[:: max(1, len(pool) // PREFIX_TEXTS)][:PREFIX_TEXTS]
+    rows = [reading.ids for reading in inputs.read(chosen)]
+    begun = inputs.whole_prompts([CHAT]) if inputs.template else []
+    return PrefixTexts(rows, begun[0][0] if begun else inputs.first)
 
 
 def _of_language(spec: ModelSpec, source: Path) -> dict[str, bytes]:

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infra.engines.port import Engine
+from tasks.models.decoding.comparison import compare
 from tasks.models.inputs import Inputs, language_inputs
-from tasks.models.language.comparison import compare
 from tasks.models.speech.comparison import compare_transcripts
 from tasks.models.speech.inputs import SpeechInputs
 from tasks.records import Payload

@@ -16,7 +16,7 @@ from tasks.sampling.calibration import Offer, anchors, offer, settle
 from tasks.sampling.judgement import Judgement, covering, judge
 from tasks.sampling.quarantine import Quarantined
 from tasks.sampling.scrubbing import scrubbed_cases
-from tasks.specs.spec import CalibrationSpec
+from tasks.specs.drift import CalibrationSpec
 
 Watch = Callable[[Sequence[Payload]], RequestAmax]
 """Measures each payload's amax at every site: a pass of the instrumented model."""

@@ -20,7 +20,7 @@ from tasks.sampling.calibration import Offer
 from tasks.sampling.diversity import cover
 from tasks.sampling.quarantine import Quarantined, ceilings, quarantine, stretching
 from tasks.sampling.strata import LEAST_PER_STRATUM, Stratum, stratum_of
-from tasks.specs.spec import CalibrationSpec
+from tasks.specs.drift import CalibrationSpec
 
 
 @dataclass(frozen=True, slots=True, eq=False)

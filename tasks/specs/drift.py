@@ -1,11 +1,13 @@
-"""What a spec says of live traffic's window, and how sure the loop must be before it acts."""
+"""What a spec says of live traffic: its window, sets of it, and when the loop acts on it."""
 
 from __future__ import annotations
 
 import re
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from tasks.specs.form import share_or_names
 
 
 class _DriftModel(BaseModel):
@@ -23,6 +25,36 @@ class WindowSpec(_DriftModel):
     # the weeks before.
     reference: Literal["champion", "same-hour-of-week"] = "champion"
     weeks: int = Field(default=4, ge=1, le=52)  # so many weeks back, for same-hour-of-week
+
+
+class CalibrationSpec(_DriftModel):
+    """How a calibration set is chosen from the window, and what it may do to a scale."""
+
+    size: int | None = Field(
+        default=None, ge=8
+    )  # requests; as many as window.sample when it is left out
+    selection: Literal["random", "cover"] = (
+        "random"  # cover: few requests that reach and fill every site's range
+    )
+    # Of a checkpoint: linear layers that stay in floating point, by an expression for their names
+    # (down_proj), or how many of their weights (10%): those that lose most.
+    keep: Annotated[str, AfterValidator(share_or_names)] | None = None
+    anchor_share: float = Field(default=0.25, ge=0, le=1)  # of the set, from the calibration pool
+    guardrails: tuple[
+        str, ...
+    ] = ()  # domains of the calibration pool that are always in the set, whole
+    near_duplicates: float = Field(
+        default=0.9, gt=0, le=1
+    )  # similarity from which texts count as one; 1: never
+    quarantine: bool = True  # set requests aside that alone reach far beyond all others
+    # Share of the traffic that has to reach a magnitude before a range follows; 0: any.
+    least_support: float = Field(default=0.1, ge=0, le=0.25)
+    largest_scale_change: float = Field(
+        default=16.0, gt=1
+    )  # that one recalibration makes to an activation's amax
+    privacy: Literal["patterns", "library"] = (
+        "library"  # what redacts the texts that are kept in samples
+    )
 
 
 def _one_in(value: object) -> object:

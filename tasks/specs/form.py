@@ -108,7 +108,8 @@ def why_not_checkpoint(
         speeds: Budgets of writing tokens that are set.
         selection: How calibration sets are chosen.
         keep: What finds linear layers that stay in floating point; None: none.
-        given: Optional parts of the spec that are there: adapter, serving, control.
+        given: Optional parts of the spec that are there: adapter, serving, control,
+            prefix.
 
     Returns:
         The field and what to write, or None.
@@ -121,6 +122,11 @@ def why_not_checkpoint(
         (len(targets) > 1, f"targets: {CHECKPOINT} stands alone, as other targets need a graph"),
         (task is not Task.CAUSAL_LM, f"targets: {CHECKPOINT} is of causal-lm, and this is {task}"),
         ("adapter" in given, f"adapter: merge it into the checkpoint first for {CHECKPOINT}"),
+        (
+            "prefix" in given,
+            f"input.prefix: its keys and values are in a graph, and a {CHECKPOINT} checkpoint has "
+            "no place for them: leave it out",
+        ),
         (
             "serving" in given,
             f"serving: a {CHECKPOINT} checkpoint is served by vLLM or transformers, which "

@@ -17,8 +17,8 @@ from infra.errors import BadInput
 from infra.identifiers import ModelName
 from infra.yaml_text import read_yaml
 from tasks.specs.custom import Dimensions, MetricSpec, Number, States, TensorSpec, with_rules
-from tasks.specs.drift import DriftSpec, WindowSpec
-from tasks.specs.form import Form, form_of, share_or_names, why_not_checkpoint
+from tasks.specs.drift import CalibrationSpec, DriftSpec, WindowSpec
+from tasks.specs.form import Form, form_of, why_not_checkpoint
 from tasks.specs.preprocess import PreprocessSpec
 from tasks.specs.serving import DeliverySpec, ServingSpec
 from tasks.specs.sources import SourceSpec, distinct
@@ -38,6 +38,8 @@ class InputSpec(_SpecModel):
     tokenizer: str | None = None  # file beside the weights, in the `tokenizers` JSON format
     # Whether a language model's conversations are written by the folder's own, where it has one.
     chat_template: bool = True
+    # Whether a language model's massive tokens stand before every text, in the graph.
+    prefix: bool = False
     prompt: tuple[
         str, ...
     ] = ()  # tokens that a speech model's transcript begins with; empty: its own start token
@@ -188,36 +190,6 @@ class ScheduleSpec(_SpecModel):
         return f"{rule} in {self.timezone}"
 
 
-class CalibrationSpec(_SpecModel):
-    """How a calibration set is chosen from the window, and what it may do to a scale."""
-
-    size: int | None = Field(
-        default=None, ge=8
-    )  # requests; as many as window.sample when it is left out
-    selection: Literal["random", "cover"] = (
-        "random"  # cover: few requests that reach and fill every site's range
-    )
-    # Of a checkpoint: linear layers that stay in floating point, by an expression for their names
-    # (down_proj), or how many of their weights (10%): those that lose most.
-    keep: Annotated[str, AfterValidator(share_or_names)] | None = None
-    anchor_share: float = Field(default=0.25, ge=0, le=1)  # of the set, from the calibration pool
-    guardrails: tuple[
-        str, ...
-    ] = ()  # domains of the calibration pool that are always in the set, whole
-    near_duplicates: float = Field(
-        default=0.9, gt=0, le=1
-    )  # similarity from which texts count as one; 1: never
-    quarantine: bool = True  # set requests aside that alone reach far beyond all others
-    # Share of the traffic that has to reach a magnitude before a range follows; 0: any.
-    least_support: float = Field(default=0.1, ge=0, le=0.25)
-    largest_scale_change: float = Field(
-        default=16.0, gt=1
-    )  # that one recalibration makes to an activation's amax
-    privacy: Literal["patterns", "library"] = (
-        "library"  # what redacts the texts that are kept in samples
-    )
-
-
 class ModelSpec(_SpecModel):
     """One model: where it comes from, what it is judged by and what it may cost."""
 
@@ -265,6 +237,8 @@ class ModelSpec(_SpecModel):
             raise ValueError(
                 "input.tokenizer is missing: a model of texts needs its tokenizer.json"
             )
+        if self.input.prefix and self.task is not Task.CAUSAL_LM:
+            raise ValueError(f"input.prefix is of causal-lm, and this is {self.task}: leave it out")
         if traits.reads == "image" and self.input.shape is None:
             raise ValueError("input.shape is missing: an image model needs the shape of one image")
         return self
@@ -314,7 +288,12 @@ class ModelSpec(_SpecModel):
 
     @model_validator(mode="after")
     def _checkpoint_is_whole(self) -> Self:
-        parts = {"adapter": self.adapter, "serving": self.serving, "control": self.control}
+        parts = {
+            "adapter": self.adapter,
+            "prefix": self.input.prefix,
+            "serving": self.serving,
+            "control": self.control,
+        }
         wrong = why_not_checkpoint(
             task=self.task,
             targets=self.targets,
@@ -322,7 +301,7 @@ class ModelSpec(_SpecModel):
             speeds=[name for name in OF_GENERATION if getattr(self.budgets, name) is not None],
             selection=self.calibration.selection,
             keep=self.calibration.keep,
-            given=[name for name, part in parts.items() if part is not None],
+            given=[name for name, part in parts.items() if part],
         )
         if wrong:
             raise ValueError(wrong)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.metrics.intervals import median_interval
-from tasks.models.language.speed import PairedGeneration
+from tasks.models.decoding.speed import PairedGeneration
 from tasks.records import (
     DECODE_THROUGHPUT,
     PREFILL_THROUGHPUT,

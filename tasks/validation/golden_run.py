@@ -13,8 +13,8 @@ from tasks.metrics.custom.trusted import metric_functions
 from tasks.metrics.generated_text import METRICS
 from tasks.models.catalog import RegisteredModel, answer_golden, where_spread
 from tasks.models.custom.inputs import run_records
+from tasks.models.decoding.comparison import compare, compare_cached
 from tasks.models.inputs import language_inputs, record_inputs, run_all, speech_inputs
-from tasks.models.language.comparison import compare, compare_cached
 from tasks.models.language.inputs import LanguageInputs
 from tasks.models.speech.comparison import compare_transcripts
 from tasks.records import FlippedAnswers, GateResult, GoldenCase, Verdict

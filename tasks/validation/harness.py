@@ -13,9 +13,9 @@ from typing import Any
 
 from infra.engines.port import Engine
 from infra.errors import BadInput, RequantError, Unavailable
-from tasks.models.language.generation import Sampling, generate
+from tasks.models.decoding.generation import Sampling, generate
+from tasks.models.decoding.likelihood import Continuation, likelihoods
 from tasks.models.language.inputs import LanguageInputs
-from tasks.models.language.likelihood import Continuation, likelihoods
 
 _ERROR = "_stderr"
 

@@ -21,8 +21,8 @@ from tasks.graphs.short_floats import shortened
 from tasks.metrics.custom.trusted import source_digests
 from tasks.models.batches import Batch
 from tasks.models.catalog import RegisteredModel, open_model
+from tasks.models.decoding.speed import paired_generation, typical_workload
 from tasks.models.inputs import language_inputs
-from tasks.models.language.speed import paired_generation, typical_workload
 from tasks.models.source_files import FULL_PRECISION
 from tasks.numerics.formats import NumberFormat
 from tasks.records import CandidateRef, EngineRef, GateReport, GateResult, Verdict

@@ -370,8 +370,8 @@ def test_openais_client_chats_whole_and_streamed_alike(served: Served) -> None:
 
 def test_a_chat_is_answered_as_the_product_answers_its_golden_cases(served: Served) -> None:
     from tasks.models.catalog import open_model
+    from tasks.models.decoding.generation import generate
     from tasks.models.inputs import language_inputs
-    from tasks.models.language.generation import generate
     from tasks.transcripts import Turn, write_transcript
 
     model = open_model("speaker")

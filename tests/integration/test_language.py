@@ -1,6 +1,7 @@
 """A small language model through the same loop: quantized, judged on answers, and watched."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -19,7 +20,7 @@ from tasks.models.golden import read_golden, write_golden
 from tasks.records import CaseKind, GoldenCase, Request, SampleRef, Verdict
 from tests.gguf_files import write_gguf
 from tests.integration.conftest import serve
-from tests.language_folders import write_folder
+from tests.language_folders import write_folder, write_massive
 
 HARNESS = Path(__file__).parents[1] / "harness_tasks"
 pytestmark = pytest.mark.timeout(400)
@@ -354,3 +355,22 @@ def test_a_gguf_file_is_all_that_a_language_model_needs(language: Settings, tmp_
     inputs = language_inputs(open_model("gguf").inputs)
     [encoded] = inputs.read(["User: a\nAssistant: b"])
     assert inputs.decode(encoded.ids).startswith("<user>a")
+
+
+def test_a_model_behind_a_prefix_goes_through_the_loop(language: Settings, tmp_path: Path) -> None:
+    from flows.queries.added_model import describe
+    from flows.requantize import requantize
+    from tasks.models.catalog import register, spec_folder
+
+    write_massive(tmp_path, "llama", 0)  # the tokenizer begins texts with it
+    for name in ("calibration.parquet", "golden.parquet"):
+        shutil.copy(spec_folder("speaker") / name, tmp_path)
+    described = {**_spec(), "name": "prefixed"}
+    described["input"] = {**described["input"], "prefix": True}
+    (tmp_path / "model.yaml").write_text(yaml.safe_dump(described))
+    added = describe(register(tmp_path / "model.yaml"), lambda *_: None)
+    (told,) = (item for item in added.sentences if "before every text" in item)
+    assert re.match(r"changed: '<end>' stands? before every text, as keys and values", told), told
+    serve(language, "prefixed", 0, traffic(60))
+    outcome = requantize("prefixed", recipe="int8-smooth")
+    assert outcome.status == "promoted", outcome.reason

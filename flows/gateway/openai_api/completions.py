@@ -39,7 +39,7 @@ from infra.gateway.endpoint import Endpoint, TooSlow
 from infra.gateway.release import ServedRelease
 from infra.gateway.steering.destination import Destination
 from infra.gateway.wire.request_ids import KEY
-from tasks.models.language.generation import Sampling
+from tasks.models.decoding.generation import Sampling
 from tasks.transcripts import Turn, write_transcript
 
 MOST_STOPS = 16

@@ -1,1 +1,1 @@
-"""Causal language models: the graph with its cache outside, generation, and scores."""
+"""Causal language models: the graph with its cache outside, and what it reads."""

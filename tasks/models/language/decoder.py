@@ -19,7 +19,8 @@ from torch.export import Dim
 
 from tasks.models.language.checkpoint import map_weights, require_finite, stored_type
 from tasks.models.language.gguf_file import is_gguf, quietly, where_from
-from tasks.models.language.layout import CacheLayout
+from tasks.models.language.layout import CacheLayout, FoundPrefix
+from tasks.models.language.prefix import Prefix, PrefixTexts, behind, cached, find_prefix
 from tasks.models.text.adapter import laid_beside, merged
 
 if TYPE_CHECKING:
@@ -50,13 +51,23 @@ class CachedDecoder(nn.Module):
 
     So every exporter and target sees plain operators. The mask is the one that the family's own
     code would build: with `window`, sliding layers look back so many tokens, themselves included;
-    with `mixed`, only the layers that the configuration names so.
+    with `mixed`, only the layers that the configuration names so. A prefix stands before every text
+    and its cache, and is seen by every token.
     """
 
-    def __init__(self, model: nn.Module, window: int | None = None, *, mixed: bool = False) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        window: int | None = None,
+        *,
+        mixed: bool = False,
+        prefix: Prefix | None = None,
+    ) -> None:
         super().__init__()
         self.model = model
         self.window, self.mixed = window, mixed
+        self.prefix = prefix
+        self.found: FoundPrefix | None = None
         self.original: OriginalText | None = None
 
     def forward(
@@ -68,14 +79,12 @@ class CachedDecoder(nn.Module):
         past: list[torch.Tensor],
     ) -> tuple[torch.Tensor, ...]:
         """Return logits of the new tokens, and the cache with them; the module tells the shapes."""
-        from transformers import DynamicCache
-
-        cache = DynamicCache(ddp_cache_data=list(zip(past[::2], past[1::2], strict=True)))
+        before = 0 if self.prefix is None else self.prefix.tokens
         outputs = self.model(
             input_ids=input_ids,
-            attention_mask=self._mask(attention_mask, past_mask, position_ids),
-            position_ids=position_ids,
-            past_key_values=cache,
+            attention_mask=self._mask(attention_mask, past_mask, position_ids, before),
+            position_ids=position_ids + before if before else position_ids,
+            past_key_values=behind(past, self.prefix),
             use_cache=True,
         )
         present = [
@@ -86,10 +95,12 @@ class CachedDecoder(nn.Module):
         return (outputs.logits, *present)
 
     def _mask(
-        self, mask: torch.Tensor, past_mask: torch.Tensor, positions: torch.Tensor
+        self, mask: torch.Tensor, past_mask: torch.Tensor, positions: torch.Tensor, before: int
     ) -> torch.Tensor | dict[str, torch.Tensor]:
         """Return what is added to the scores, by kind of layer where there are two kinds."""
         full = _bias(mask, past_mask)
+        if before:
+            full = torch.cat([full.new_zeros(1).expand(*full.shape[:3], before), full], dim=3)
         if self.window is None:
             return full
         sliding = torch.minimum(full, _window_bias(past_mask, positions, self.window))
@@ -116,12 +127,18 @@ class Product(nn.Module):
 
 
 def load_decoder(
-    folder: Path, longest: int, *, beside: bool = False, adapter: Path | None = None
+    folder: Path,
+    longest: int,
+    *,
+    beside: bool = False,
+    adapter: Path | None = None,
+    prefix_in: PrefixTexts | None = None,
 ) -> tuple[CachedDecoder, CacheLayout, Probe, Shapes]:
     """Load the model of a Hugging Face folder, or of a GGUF file, in FP32.
 
     With `beside`, its weights are mapped from files, and take no memory that is not given back. An
-    `adapter` is asked beside the weights, as its users run it, and merged into what is returned.
+    `adapter` is asked beside the weights, as its users run it, and merged into what is returned. A
+    prefix is found in texts, where they are given, and stands before every text.
 
     Returns:
         The model, its cache, a probe and the probe's dynamic dimensions.
@@ -149,16 +166,19 @@ def load_decoder(
         )
     window, mixed = _window(config, longest)
     adapted = model if adapter is None else laid_beside(model, adapter)
+    found = None if prefix_in is None else _prefix(adapted, prefix_in, longest, window)
+    before = () if found is None else found.tokens
     with torch.no_grad():
-        asked = _original(adapted, int(config.vocab_size), longest, window)
+        asked = _original(adapted, int(config.vocab_size), longest, window, before)
+    constants = cached(adapted, before) if before else None
     if adapter is not None:
         model = merged(adapted)
         if beside:
             map_weights(model)
     # Eager attention exports to plain products and a softmax, which every target parses.
     model.set_attn_implementation("eager")
-    decoder = CachedDecoder(model, window, mixed=mixed).eval()
-    decoder.original = asked
+    decoder = CachedDecoder(model, window, mixed=mixed, prefix=constants).eval()
+    decoder.original, decoder.found = asked, found
     with torch.no_grad():
         layout = _layout(decoder)
     _spell_products(model)
@@ -280,14 +300,49 @@ def _window(config: "PretrainedConfig", longest: int) -> tuple[int | None, bool]
     return int(window), kinds == _KINDS
 
 
-def _original(model: nn.Module, vocabulary: int, longest: int, window: int | None) -> OriginalText:
-    """Ask the model itself, past its window and with padding."""
+def _prefix(
+    model: "PreTrainedModel", texts: PrefixTexts, longest: int, window: int | None
+) -> FoundPrefix | None:
+    """Return the prefix of a model, measured; None where no token is massive.
+
+    Raises:
+        ValueError: for a model that forgets a prefix, or has no positions left for one.
+    """
+    if window is not None:
+        raise ValueError(
+            f"input.prefix: a window of {window} tokens forgets what stands before it, and texts "
+            f"of {longest} tokens outgrow it: leave input.prefix out"
+        )
+    found = find_prefix(model, texts)
+    positions = getattr(model.config, "max_position_embeddings", None)
+    needed = longest + (0 if found is None else len(found.tokens))
+    if positions and needed > positions:
+        raise ValueError(
+            f"input.max_length, input.new_tokens and a prefix of {needed - longest} need {needed} "
+            f"positions; the model has {positions}"
+        )
+    return found
+
+
+def _original(
+    model: nn.Module,
+    vocabulary: int,
+    longest: int,
+    window: int | None,
+    prefix: Sequence[int],
+) -> OriginalText:
+    """Ask the model itself, past its window and with padding; a prefix as the tokens it is."""
     tokens = min(longest, max(2 * BEYOND, (window or 0) + BEYOND))
     random = torch.Generator().manual_seed(1)
     ids = torch.randint(0, vocabulary, (2, tokens), generator=random)
     mask = torch.ones_like(ids)
     mask[1, tokens - min(2, tokens - 1) :] = 0
-    return OriginalText(ids, mask, model(input_ids=ids, attention_mask=mask).logits)
+    before = torch.tensor([list(prefix)], dtype=torch.int64).expand(len(ids), -1)
+    whole = model(
+        input_ids=torch.cat([before, ids], 1),
+        attention_mask=torch.cat([torch.ones_like(before), mask], 1),
+    )
+    return OriginalText(ids, mask, whole.logits[:, len(prefix) :])
 
 
 def _layout(decoder: CachedDecoder) -> CacheLayout:

@@ -1,6 +1,7 @@
 """What a cached decoder's graph looks like from outside: its inputs, its outputs, and its cache."""
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
 
 import onnx
 
@@ -8,6 +9,8 @@ LOGITS = "logits"
 FED = ("input_ids", "attention_mask", "position_ids", "past_mask")
 STOP_KEY = "requant.stop_tokens"
 """In the graph's metadata: ids that end a text, separated by commas."""
+PREFIX_KEY = "requant.prefix"
+"""In the graph's metadata: a `FoundPrefix`, as JSON."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +36,15 @@ class CacheLayout:
     def outputs(self) -> tuple[str, ...]:
         """Return every output of the graph."""
         return (LOGITS, *(f"present.{name}" for name in self.names))
+
+
+@dataclass(frozen=True, slots=True)
+class FoundPrefix:
+    """A prefix, and what it does to full precision on the texts that it was found in."""
+
+    tokens: tuple[int, ...]
+    perplexity: float  # over that without
+    agreement: float  # fraction of tokens after which both predict the same one
 
 
 NO_CACHE = CacheLayout((), ())
@@ -70,3 +82,20 @@ def read_layout(graph: onnx.ModelProto) -> CacheLayout:
             f"the inputs differ in {', '.join(missing[:3]) or 'past.0.key'} from a cached decoder's"
         )
     return layout
+
+
+def mark_prefix(graph: onnx.ModelProto, found: FoundPrefix) -> None:
+    """Write a prefix into the graph's metadata, where `prefix_of` finds it."""
+    document = json.dumps({"version": 1, **asdict(found)})
+    graph.metadata_props.append(onnx.StringStringEntryProto(key=PREFIX_KEY, value=document))
+
+
+def prefix_of(graph: onnx.ModelProto) -> FoundPrefix | None:
+    """Return the prefix that stands before every text of a graph; None where none does."""
+    for item in graph.metadata_props:
+        if item.key == PREFIX_KEY:
+            document = json.loads(item.value)
+            return FoundPrefix(
+                tuple(document["tokens"]), document["perplexity"], document["agreement"]
+            )
+    return None

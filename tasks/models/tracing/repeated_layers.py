@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import permutations
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,8 @@ _SCOPES = "pkg.torch.onnx.name_scopes"
 """Metadata of a node that the exporter writes: the modules around it, outermost first."""
 _GRAPHS = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
 _COMMUTATIVE = ("Add", "Mul")
+_MOST_TERMS = 4
+"""Of a sum, that are tried in every order."""
 Values = Mapping[str, str]
 
 
@@ -121,7 +124,7 @@ def _layer_of(node: onnx.NodeProto, scope: re.Pattern[str]) -> int | None:
 
 def _renamed(name: str, layers: str, old: int, new: int) -> str:
     """Return what a weight or an end of the cache is called in another layer."""
-    for stem in (f"{layers}.{old}.", f"past.{old}.", f"present.{old}."):
+    for stem in (f"{layers}.{old}.", f"past.{old}.", f"present.{old}.", f"prefix.{old}."):
         if name.startswith(stem):
             return stem.replace(f".{old}.", f".{new}.") + name.removeprefix(stem)
     return name
@@ -137,6 +140,10 @@ class _Matcher:
         self._maker = {
             name: place for place, node in enumerate(graph.node) for name in node.output if name
         }
+        self._readers: dict[str, list[int]] = {}
+        for place, node in enumerate(graph.node):
+            for name in node.input:
+                self._readers.setdefault(name, []).append(place)
         self._template = _Template()
 
     def match(self) -> _Template:
@@ -179,18 +186,52 @@ class _Matcher:
         self._template.nodes.append(other)
 
     def _pair_inputs(self, one: onnx.NodeProto, other: onnx.NodeProto) -> None:
-        """Pair what two nodes read, in the other order too where that makes no difference."""
+        """Pair what two nodes read, in another order too where that makes no difference.
+
+        A sum of sums is one of all their terms, paired where it ends: torch adds up lengths in any
+        order.
+        """
+        if self._is_within_sum(one) and self._is_within_sum(other):
+            return
+        names, twins = self._terms(one), self._terms(other)
+        if len(names) != len(twins):
+            raise _UnlikeError
+        free = one.op_type in _COMMUTATIVE and len(twins) <= _MOST_TERMS
+        orders = permutations(twins) if free else iter((tuple(twins),))
         template = self._template
         tried = (list(template.nodes), dict(template.own), set(template.carried))
-        try:
-            for name, twin in zip(one.input, other.input, strict=True):
-                self._pair_values(name, twin)
-        except _UnlikeError:
-            if one.op_type not in _COMMUTATIVE:
-                raise
-            template.nodes, template.own, template.carried = tried
-            for name, twin in zip(one.input, reversed(other.input), strict=True):
-                self._pair_values(name, twin)
+        for order in orders:
+            try:
+                for name, twin in zip(names, order, strict=True):
+                    self._pair_values(name, twin)
+            except _UnlikeError:
+                kept = (list(tried[0]), dict(tried[1]), set(tried[2]))
+                template.nodes, template.own, template.carried = kept
+            else:
+                return
+        raise _UnlikeError
+
+    def _is_within_sum(self, node: onnx.NodeProto) -> bool:
+        """Whether a sum is a term of another one of its layer, and nothing else."""
+        if node.op_type != "Add":
+            return False
+        place = self._maker[node.output[0]]
+        readers = self._readers.get(node.output[0], [])
+        return bool(readers) and all(
+            self._nodes[reader].op_type == "Add" and self._of_layer[reader] == self._of_layer[place]
+            for reader in readers
+        )
+
+    def _terms(self, node: onnx.NodeProto) -> list[str]:
+        """Return what a node reads; of a sum what the sums within it read."""
+        if node.op_type != "Add":
+            return list(node.input)
+        terms: list[str] = []
+        for name in node.input:
+            maker = self._maker.get(name)
+            within = maker is not None and self._is_within_sum(self._nodes[maker])
+            terms += self._terms(self._nodes[maker]) if within and maker is not None else [name]
+        return terms
 
     def _pair_values(self, name: str, twin: str) -> None:
         own = self._template.own

@@ -56,12 +56,18 @@ def write_checkpoint(
 
     Raises:
         BadInput: The source is no checkpoint of this graph, or the graph has what the format cannot
-            say: smoothing scales that no layer before takes, ranges at run time, zero-points.
+            say: a prefix, smoothing scales that no layer before takes, ranges at run time,
+            zero-points.
         Unavailable: The package `compressed-tensors` is missing.
     """
     require_package()
     state, config = _read(source)
     parts = {item.name: item for item in graph.graph.initializer}
+    if any(name.startswith("prefix.") for name in parts):
+        raise BadInput(
+            "the champion stands behind a prefix, whose keys and values a checkpoint has no place "
+            "for: serve the graph, or register the model without input.prefix"
+        )
     layers = {
         key: stored
         for site in sites

@@ -19,8 +19,8 @@ from tasks.metrics.generated_text import (
     ran,
     why_not_run,
 )
+from tasks.models.decoding.comparison import Comparison
 from tasks.models.golden import positions
-from tasks.models.language.comparison import Comparison
 from tasks.records import CaseKind, GoldenSet
 from tasks.validation.metrics.golden import CaseScores
 

@@ -18,7 +18,7 @@ from infra.gateway.metrics import GatewayMetrics
 from infra.gateway.release import ServedRelease
 from infra.gateway.steering.destination import Destination
 from infra.gateway.wire.signature import GraphSignature
-from tasks.models.language.generation import GREEDY
+from tasks.models.decoding.generation import GREEDY
 
 NOTHING: Any = None
 

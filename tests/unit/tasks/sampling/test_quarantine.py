@@ -11,7 +11,7 @@ from tasks.records import Request, Sample
 from tasks.sampling.calibration import offer
 from tasks.sampling.judgement import judge
 from tasks.sampling.quarantine import ceilings, document, quantile, quarantine, stretching
-from tasks.specs.spec import CalibrationSpec
+from tasks.specs.drift import CalibrationSpec
 
 TIME = datetime(2026, 3, 1, tzinfo=UTC)
 RNG = np.random.default_rng(0)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tasks.models.language.speed import GenerationTimes, PairedGeneration, Workload
+from tasks.models.decoding.speed import GenerationTimes, PairedGeneration, Workload
 from tasks.records import OF_GENERATION, GateReport, Verdict
 from tasks.specs.spec import Budgets, QualityBudget
 from tasks.validation.costs import (

@@ -11,10 +11,10 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from infra.engines import open_target
 from infra.errors import BadInput, Unavailable
+from tasks.models.decoding.likelihood import Continuation, likelihoods
 from tasks.models.export import export
 from tasks.models.language.inputs import LanguageInputs
 from tasks.models.language.layout import read_layout
-from tasks.models.language.likelihood import Continuation, likelihoods
 from tasks.specs.spec import InputSpec, ModelSpec, Task
 from tasks.validation import harness
 from tests.language_folders import END, VOCABULARY, write_folder

@@ -9,12 +9,12 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from infra.errors import BadInput
+from tasks.models.decoding.comparison import compare, compare_cached
+from tasks.models.decoding.generation import answer
 from tasks.models.language.chat_template import parse_chat_template, read_chat_template
-from tasks.models.language.comparison import compare, compare_cached
-from tasks.models.language.generation import answer
 from tasks.models.language.inputs import LanguageInputs
 from tests.language_folders import END, tokenizer
-from tests.unit.tasks.models.language.conftest import MAX_LENGTH, NEW_TOKENS
+from tests.unit.tasks.models.conftest import MAX_LENGTH, NEW_TOKENS
 
 CHATML = (
     "{{ bos_token }}{% for message in messages %}"

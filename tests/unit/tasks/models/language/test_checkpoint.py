@@ -22,7 +22,7 @@ from tasks.models.export import export
 from tasks.models.language.checkpoint import INDEX, stored_type
 from tasks.models.language.gguf_file import weights_in_float32
 from tasks.models.language.inputs import LanguageInputs, require_vocabulary
-from tests.unit.tasks.models.language.conftest import spec
+from tests.unit.tasks.models.conftest import spec
 
 WEIGHTS = "model.safetensors"
 Tensors = dict[str, torch.Tensor]

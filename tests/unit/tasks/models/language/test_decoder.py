@@ -10,7 +10,7 @@ from tasks.graphs.sites import find_sites
 from tasks.models.export import export
 from tasks.models.language.layout import read_layout
 from tasks.specs.spec import InputSpec, ModelSpec, Task
-from tests.unit.tasks.models.language.conftest import spec
+from tests.unit.tasks.models.conftest import spec
 
 FAMILIES = {
     "llama": (

@@ -21,7 +21,7 @@ from tasks.models.language.inputs import LanguageInputs, prefill_feeds
 from tasks.models.language.layout import LOGITS, read_layout
 from tests.gguf_files import CHATML, write_gguf
 from tests.language_folders import END
-from tests.unit.tasks.models.language.conftest import spec
+from tests.unit.tasks.models.conftest import spec
 
 TEXT = "def add(x): return x"
 

@@ -97,9 +97,7 @@ def test_a_graph_that_lost_its_window_is_refused(
 ) -> None:
     folder = write(tmp_path, WINDOWED["mistral"])
     blind = CachedDecoder.__init__
-    monkeypatch.setattr(
-        CachedDecoder, "__init__", lambda self, model, *_, mixed: blind(self, model)
-    )
+    monkeypatch.setattr(CachedDecoder, "__init__", lambda self, model, *_, **__: blind(self, model))
     with pytest.raises(BadInput, match=r"differs by .* from the model called as its users call it"):
         export(spec(), folder)
 

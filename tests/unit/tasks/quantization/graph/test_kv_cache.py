@@ -15,12 +15,12 @@ from infra.engines import open_target
 from infra.engines.port import Engine
 from infra.errors import BadInput, Refused
 from tasks.graphs.sites import expose, find_sites
+from tasks.models.decoding.comparison import compare, compare_cached
+from tasks.models.decoding.generation import generate
+from tasks.models.decoding.likelihood import over_cache
 from tasks.models.export import export
-from tasks.models.language.comparison import compare, compare_cached
-from tasks.models.language.generation import generate
 from tasks.models.language.inputs import LanguageInputs, padded, prefill_feeds
 from tasks.models.language.layout import read_layout
-from tasks.models.language.likelihood import over_cache
 from tasks.observation.watch import watch
 from tasks.quantization.graph import qdq
 from tasks.quantization.graph.kv_cache import (

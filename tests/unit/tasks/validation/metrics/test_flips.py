@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tasks.models.language.comparison import Comparison
+from tasks.models.decoding.comparison import Comparison
 from tasks.models.vision.classes import Classes
 from tasks.records import CaseKind, FlippedAnswers, GateReport, GoldenCase, GoldenSet
 from tasks.specs.custom import MetricSpec

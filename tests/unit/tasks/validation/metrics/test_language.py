@@ -9,7 +9,7 @@ import pytest
 
 from infra.settings import settings
 from tasks.metrics import generated_text
-from tasks.models.language.comparison import Comparison
+from tasks.models.decoding.comparison import Comparison
 from tasks.records import CaseKind, GateResult, GoldenCase, GoldenSet, Verdict
 from tasks.specs.spec import Budgets, QualityBudget
 from tasks.validation.gates import language_gates

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from infra.errors import BadInput
-from tasks.models.language.comparison import compare
+from tasks.models.decoding.comparison import compare
 
 TEXTS = ["Quantized models go stale.", "モデル", "def add(x):\n    return x + 1\n", "a"]
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from infra.errors import BadInput
-from tasks.models.language.continuous import DecodedText, DecodeGroup
-from tasks.models.language.generation import GREEDY, Sampling, generate
+from tasks.models.decoding.continuous import DecodedText, DecodeGroup
+from tasks.models.decoding.generation import GREEDY, Sampling, generate
 from tests.language_folders import VOCABULARY
 
 COUNT, MOST = 24, 8

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from infra.engines.port import Engine
 from infra.errors import BadInput
-from tasks.models.language.generation import Sampling, choose
+from tasks.models.decoding.generation import Sampling, choose
 from tasks.models.language.inputs import Ids, padded, prefill_feeds
 from tasks.models.language.layout import LOGITS, CacheLayout
 

@@ -7,7 +7,7 @@ import pytest
 
 from infra.engines.port import Engine
 from infra.errors import BadInput
-from tasks.models.language.speed import (
+from tasks.models.decoding.speed import (
     STEPS,
     PairedGeneration,
     Workload,

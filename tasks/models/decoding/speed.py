@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from infra.engines.port import Arrays, Engine
 from infra.errors import BadInput
+from tasks.models.decoding.likelihood import over_cache, read_keeping
 from tasks.models.language.inputs import LanguageInputs, padded, prefill_feeds
 from tasks.models.language.layout import LOGITS, CacheLayout
-from tasks.models.language.likelihood import over_cache, read_keeping
 
 ROUNDS = 15
 STEPS = 8

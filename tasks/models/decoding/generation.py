@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from infra.engines.port import Engine
 from infra.errors import BadInput
 from tasks.models.batches import BATCH
+from tasks.models.decoding.likelihood import read_keeping
 from tasks.models.language.inputs import Ids, LanguageInputs, padded, prefill_feeds
 from tasks.models.language.layout import LOGITS, CacheLayout
-from tasks.models.language.likelihood import read_keeping
 
 
 @dataclass(frozen=True, slots=True)

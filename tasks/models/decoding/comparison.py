@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from infra.engines.port import Engine
 from tasks.metrics.next_token import log_probabilities, next_token_scores, scores_of_logits
 from tasks.models.batches import BATCH
+from tasks.models.decoding.likelihood import over_cache
 from tasks.models.language.inputs import (
     Ids,
     LanguageInputs,
@@ -21,7 +22,6 @@ from tasks.models.language.inputs import (
     prefill_feeds,
 )
 from tasks.models.language.layout import LOGITS, CacheLayout
-from tasks.models.language.likelihood import over_cache
 from tasks.records import Payload
 
 Scores = NDArray[np.float64]

@@ -10,11 +10,11 @@ import torch
 from tokenizers import Tokenizer
 
 from infra.errors import BadInput
+from tasks.models.decoding.generation import Sampling, answer, choose, generate
 from tasks.models.golden import read_golden
 from tasks.models.language.decoder import CachedDecoder
-from tasks.models.language.generation import Sampling, answer, choose, generate
 from tests.language_folders import VOCABULARY
-from tests.unit.tasks.models.language.conftest import NEW_TOKENS, SHIPPED
+from tests.unit.tasks.models.conftest import NEW_TOKENS, SHIPPED
 
 PROMPTS, FEW = 200, 40
 

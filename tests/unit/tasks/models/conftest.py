@@ -19,7 +19,7 @@ from tests.language_folders import write_folder
 
 MAX_LENGTH, NEW_TOKENS = 32, 16
 SHIPPED = "shipped"
-EXAMPLE = Path(__file__).resolve().parents[5] / "examples" / "lm"
+EXAMPLE = Path(__file__).resolve().parents[4] / "examples" / "lm"
 
 
 @dataclass(frozen=True)
