@@ -68,7 +68,7 @@ def smoothing_scales(
         return best
     near = (lost <= lost.min() * ABOUT).nonzero().flatten().tolist()
     roomy: torch.Tensor | None = max(
-        (tried[place] for place in near), key=lambda by: _room(activation, by)
+        (tried[place] for place in near), key=lambda by: _headroom(activation, by)
     )
     return roomy
 
@@ -99,7 +99,7 @@ def _errors(
     return (errors / energy.clamp(min=SMALLEST)).mean(1) if by_token else errors.sum(1)
 
 
-def _room(activation: torch.Tensor, by: torch.Tensor | None) -> float:
+def _headroom(activation: torch.Tensor, by: torch.Tensor | None) -> float:
     """Return how far channels may grow before they are cut off: bits, 3 at most, their mean."""
     smoothed = activation if by is None else activation / by
     return float((smoothed.max() / smoothed.clamp(min=SMALLEST)).log2().clamp(max=3).mean())
