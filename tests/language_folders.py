@@ -64,14 +64,18 @@ def write_massive(folder: Path, family: str, token: int, *, layers: int = 2) -> 
     return folder
 
 
-def write_adapter(core: Path, folder: Path) -> Path:
-    """Write a LoRA over a folder's model, of random weights, so that it says something else."""
+def write_adapter(core: Path, folder: Path, *layers: str) -> Path:
+    """Write a LoRA over a folder's model, of random weights, so that it says something else.
+
+    It is over the `layers` named, or two of every block.
+    """
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
     torch.manual_seed(1)
     model = AutoModelForCausalLM.from_pretrained(core, dtype=torch.float32)
-    rules = LoraConfig(r=4, target_modules=["q_proj", "down_proj"], init_lora_weights=False)
+    targets = list(layers) or ["q_proj", "down_proj"]
+    rules = LoraConfig(r=4, target_modules=targets, init_lora_weights=False)
     get_peft_model(model, rules).save_pretrained(folder)
     return folder
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,10 +58,28 @@ def laid_beside(model: nn.Module, folder: Path) -> Any:
 def merged(adapted: Any) -> Any:
     """Return the core with the adapter's share added to its weights.
 
+    Where one of two tied layers is adapted, they are no longer tied.
+
     Raises:
         ValueError: The sum holds NaN or infinity.
     """
+    _untie(adapted)
     return adapted.merge_and_unload(safe_merge=True).eval()
+
+
+def _untie(adapted: Any) -> None:
+    """Give adapted layers weights of their own: what is added to them is for nobody else."""
+    from torch import nn
+
+    readers = Counter(
+        parameter.data_ptr()
+        for layer in adapted.modules()
+        for parameter in layer.parameters(recurse=False)
+    )
+    for layer in list(adapted.modules()):
+        weight = getattr(getattr(layer, "base_layer", None), "weight", None)
+        if weight is not None and readers[weight.data_ptr()] > 1:
+            layer.base_layer.weight = nn.Parameter(weight.detach().clone(), requires_grad=False)
 
 
 def _require_folded(folder: Path) -> None:

@@ -14,6 +14,7 @@ from infra.engines import open_target
 from infra.errors import BadInput
 from tasks.models.export import export
 from tasks.models.language.layout import read_layout
+from tasks.models.text.adapter import laid_beside, merged
 from tasks.specs.spec import InputSpec, ModelSpec, Task, load_spec
 from tasks.specs.traits import TRAITS
 from tests.kind_folders import write_bert
@@ -73,6 +74,21 @@ def test_the_graph_answers_as_peft_with_the_adapter_beside_the_weights(
     found = logits_of(export(spec(), core, adapter), ids)
     np.testing.assert_allclose(found, expected, atol=1e-3)
     assert np.abs(before - expected).max() > 0.1, "or the adapter changes nothing"
+
+
+@pytest.mark.parametrize("layer", ["lm_head", "embed_tokens"])
+def test_what_is_tied_to_an_adapted_layer_is_not_adapted(
+    layer: str, core: Path, tmp_path: Path
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    write_adapter(core, tmp_path, layer)
+    adapted = laid_beside(AutoModelForCausalLM.from_pretrained(core).eval(), tmp_path)
+    ids = torch.arange(1, 21)[None]
+    with torch.no_grad():
+        expected = adapted(ids).logits
+        answered = merged(adapted)(ids).logits
+    torch.testing.assert_close(answered, expected, atol=1e-3, rtol=1e-4)
 
 
 def test_another_adapter_is_another_model(core: Path, adapter: Path, tmp_path: Path) -> None:
