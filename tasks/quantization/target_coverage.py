@@ -139,7 +139,8 @@ def _taken(
     takes_recurrent = target == ONNXRUNTIME and recipe.takes_recurrent
     recurrent = find_recurrent(model) if takes_recurrent else ()
     whole = coverage(model, _without(sites, floats), shapes, recurrent)
-    tables = find_tables(model) if recipe.tables is not NumberFormat.FP32 else ()
+    stored = find_tables(model) if recipe.tables is not NumberFormat.FP32 else ()
+    tables = {table.name for table in stored}
     sizes = {item.name: prod(item.dims) for item in model.graph.initializer}
     total = sum(
         prod(item.dims)

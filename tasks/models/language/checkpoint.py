@@ -85,22 +85,27 @@ def require_finite(model: nn.Module) -> None:
             raise ValueError(f"the weight {name} holds NaN or infinity: export it again")
 
 
+def is_tied(table: nn.Embedding, layer: nn.Module) -> bool:
+    """Return whether a linear layer multiplies by an embedding's own table, both in one memory."""
+    if not isinstance(layer, nn.Linear):
+        return False
+    ends = (table.weight, layer.weight)
+    return ends[0].data_ptr() == ends[1].data_ptr() and ends[0].shape == ends[1].shape
+
+
 def map_weights(model: nn.Module) -> None:
     """Put files in the place of a model's large weights, in float32; tied ones stay tied.
 
     A matrix that its layer reads transposed is stored as the graph multiplies by it, so that the
-    export writes the same file.
+    export writes the same file. So is a table that is tied to one.
     """
-    from transformers.pytorch_utils import Conv1D
-
-    mapped: dict[tuple[int, bool], nn.Parameter] = {}
+    turned = {layer.weight.data_ptr() for layer in model.modules() if isinstance(layer, nn.Linear)}
+    mapped: dict[int, nn.Parameter] = {}
     for layer in model.modules():
-        transposed = isinstance(layer, nn.Linear)
         for name, parameter in list(layer.named_parameters(recurse=False)):
-            turned = transposed and parameter.dim() == 2 and not isinstance(layer, Conv1D)
-            place = (parameter.data_ptr(), turned)
+            place = parameter.data_ptr()
             if place not in mapped:
-                mapped[place] = _mapped(parameter.detach(), turned)
+                mapped[place] = _mapped(parameter.detach(), place in turned)
             setattr(layer, name, mapped[place])
         return_freed()  # copies of weights that are in files now
 

@@ -17,7 +17,12 @@ import torch
 from torch import nn
 from torch.export import Dim
 
-from tasks.models.language.checkpoint import map_weights, require_finite, stored_type
+from tasks.models.language.checkpoint import (
+    is_tied,
+    map_weights,
+    require_finite,
+    stored_type,
+)
 from tasks.models.language.gguf_file import is_gguf, quietly, where_from
 from tasks.models.language.layout import CacheLayout, FoundPrefix
 from tasks.models.language.prefix import Prefix, PrefixTexts, behind, cached, find_prefix
@@ -181,7 +186,7 @@ def load_decoder(
     decoder.original, decoder.found = asked, found
     with torch.no_grad():
         layout = _layout(decoder)
-    _spell_products(model)
+    spell_products(model)
     return decoder, layout, _probe(layout, int(config.vocab_size)), _shapes(layout, longest)
 
 
@@ -359,16 +364,24 @@ def _layout(decoder: CachedDecoder) -> CacheLayout:
     )
 
 
-def _spell_products(model: nn.Module) -> None:
-    """Replace linear layers, and GPT-2's transposed ones, by products of the same arithmetic."""
+def spell_products(model: nn.Module) -> None:
+    """Replace linear layers, and GPT-2's transposed ones, by products of the same arithmetic.
+
+    An embedding that is tied to one stays so: its table is the product's matrix, turned.
+    """
     from transformers.pytorch_utils import Conv1D
 
+    tables = [layer for layer in model.modules() if isinstance(layer, nn.Embedding)]
     for name, layer in list(model.named_modules()):
         if not isinstance(layer, nn.Linear | Conv1D):
             continue
         parent, _, leaf = name.rpartition(".")
         weight = layer.weight.T if isinstance(layer, nn.Linear) else layer.weight
-        setattr(model.get_submodule(parent), leaf, Product(weight, layer.bias))
+        product = Product(weight, layer.bias)
+        for table in tables:
+            if is_tied(table, layer):
+                table.weight = nn.Parameter(product.weight.T, requires_grad=False)
+        setattr(model.get_submodule(parent), leaf, product)
 
 
 def _probe(layout: CacheLayout, vocabulary: int) -> Probe:

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torch.export import Dim
 
-from tasks.models.language.decoder import Product
+from tasks.models.language.decoder import spell_products
 from tasks.models.loading import Loaded, OriginalRun, pretrained
 from tasks.models.speech.hearing import KEY, Hearing
 from tasks.specs.spec import ModelSpec
@@ -78,7 +78,7 @@ def load_recognizer(spec: ModelSpec, folder: Path) -> Loaded:
             f"preprocessor_config.json's chunk_length gives other than the {frames} frames that "
             "the encoder reads"
         )
-    _spell_products(model)
+    spell_products(model)
     runs = tuple(
         _original_run(original, frames, count, min(tokens, longest))
         for count, tokens in ((3, PROBE_TOKENS), (2, longest), (1, 1))
@@ -157,14 +157,3 @@ def _frames(model: Any) -> int:
 
 def _hop(hearing: Hearing) -> int:
     return int(hearing.features["hop_length"])
-
-
-def _spell_products(model: nn.Module) -> None:
-    """Spell linear layers as products that keep their weights' names.
-
-    Whisper's keys have no bias to be named after.
-    """
-    for name, layer in list(model.named_modules()):
-        if isinstance(layer, nn.Linear):
-            parent, _, leaf = name.rpartition(".")
-            setattr(model.get_submodule(parent), leaf, Product(layer.weight.T, layer.bias))

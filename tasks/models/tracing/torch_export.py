@@ -11,6 +11,7 @@ from torch import nn
 
 from infra.errors import BadInput
 from tasks.graphs.weights import are_large, large_beside
+from tasks.models.tracing.tied_tables import share_tables, tied_tables
 
 OPSET = 20
 
@@ -74,7 +75,7 @@ def traced(
         ) from exc
     if program is None:
         raise BadInput("source: torch could not export the model to ONNX")
-    return _written(program, beside)
+    return _written(program, beside, tied_tables(module))
 
 
 def strip(model: onnx.ModelProto) -> None:
@@ -89,8 +90,12 @@ def strip(model: onnx.ModelProto) -> None:
         del item.metadata_props[:]
 
 
-def _written(program: torch.onnx.ONNXProgram, beside: bool | None) -> onnx.ModelProto:
+def _written(
+    program: torch.onnx.ONNXProgram, beside: bool | None, tied: Mapping[str, str]
+) -> onnx.ModelProto:
     """Return the graph; weights that are large together are written to files one by one.
+
+    Tables that are tied to a matrix are not written.
 
     The program forgets its weights: onnxscript 0.7.2's rewrite rules, which are made once a
     process, keep what they last matched, and all of its graph with it.
@@ -107,7 +112,10 @@ def _written(program: torch.onnx.ONNXProgram, beside: bool | None) -> onnx.Model
     model: onnx.ModelProto = program.model_proto
     for item in values.values():
         item.const_value = None
+    shared = share_tables(model, tied)
     if beside:
         for name, constant in constants.items():
+            if name in shared:
+                continue
             model.graph.initializer.append(large_beside(constant.numpy(), name))
     return model

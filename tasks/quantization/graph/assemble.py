@@ -3,14 +3,14 @@
 Smoothing scales are folded, weights rounded, and errors corrected.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from tasks.graphs.sites import Site, layer_weight
+from tasks.graphs.sites import Layer, Site, layer_weight
 from tasks.graphs.weights import constant_values
 from tasks.numerics.block_floats import BlockQuantizer, fake_quantize_blocks
 from tasks.numerics.formats import NumberFormat, PerBlock, PerChannel, ScaleFormat
@@ -74,7 +74,7 @@ def assemble(
         return GraphPlan(model, (), {})
     if isinstance(recipe.weights, Cast):
         cast = tuple(CastSite(site, recipe.weights.format) for site in active)
-        return GraphPlan(model, cast, _tables(model, recipe))
+        return GraphPlan(model, cast, _tables(model, recipe, cast, {}))
     scales = chosen_smoothing_scales({site.name: choices[site.name] for site in active})
     folded, done = fold(model, active, scales) if folding else (model, frozenset[str]())
     schemes = schemes_by_site(recipe, sites)
@@ -94,7 +94,7 @@ def assemble(
         )
         for site in active
     )
-    tables = _tables(folded, recipe)
+    tables = _tables(folded, recipe, planned, _in_own_units(planned, choices))
     return GraphPlan(
         folded,
         planned,
@@ -126,21 +126,35 @@ def layer_scheme(scheme: WeightScheme, weight: NDArray[np.float32]) -> WeightSch
     return scheme
 
 
-def find_tables(model: onnx.ModelProto) -> tuple[str, ...]:
-    """Return embedding tables: float constants [rows, width] that only Gather nodes read by row."""
+@dataclass(frozen=True, slots=True)
+class Table:
+    """An embedding table: a float constant of two axes that Gather nodes read by row."""
+
+    name: str  # initializer
+    axis: int  # of its rows: 1 where a product multiplies by the same matrix
+    products: tuple[str, ...]  # nodes that do
+
+
+def find_tables(model: onnx.ModelProto) -> tuple[Table, ...]:
+    """Return embedding tables, those that output layers multiply by included."""
     readers: dict[str, list[onnx.NodeProto]] = {}
     for node in model.graph.node:
         for name in node.input:
             readers.setdefault(name, []).append(node)
-    return tuple(
-        item.name
+    tables = (
+        _table(item.name, readers.get(item.name, []))
         for item in model.graph.initializer
         if item.data_type == onnx.TensorProto.FLOAT
         and len(item.dims) == 2
         and int(np.prod(item.dims)) >= SMALLEST_TABLE
-        and readers.get(item.name)
-        and all(_gathers_rows(node, item.name) for node in readers[item.name])
     )
+    return tuple(table for table in tables if table is not None)
+
+
+def table_rows(model: onnx.ModelProto, table: Table) -> NDArray[np.float32]:
+    """Return a table's numbers as [rows, width]."""
+    item = next(item for item in model.graph.initializer if item.name == table.name)
+    return np.moveaxis(constant_values(item), table.axis, 0)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -205,17 +219,58 @@ def _with_room_for_biases(
     )
 
 
-def _tables(model: onnx.ModelProto, recipe: Recipe) -> dict[str, QuantizedWeight | NumberFormat]:
+def _tables(
+    model: onnx.ModelProto,
+    recipe: Recipe,
+    planned: Sequence[QuantizedSite | CastSite],
+    stored: Mapping[str, Layer],
+) -> dict[str, QuantizedWeight | NumberFormat | Layer]:
+    """Return what becomes of each table, of those that are `stored` for a layer their layers.
+
+    One that a product reads in float32 stays in it: a second copy would only be more bytes.
+    """
     if recipe.tables is NumberFormat.FP32:
         return {}
-    names = find_tables(model)
-    constants = {item.name: item for item in model.graph.initializer}
+    taken = {layer.node for item in planned for layer in item.site.layers}
+    tables = [table for table in find_tables(model) if taken.issuperset(table.products)]
     if recipe.tables in SHORT_FLOATS:
+        constants = {item.name: item for item in model.graph.initializer}
+        names = [table.name for table in tables]
         return {name: recipe.tables for name in names if holds(recipe.tables, constants[name])}
     scheme = WeightScheme(recipe.tables)
-    return {name: quantize(constant_values(constants[name]), scheme) for name in names}
+    return {
+        table.name: stored.get(table.name) or quantize(table_rows(model, table), scheme)
+        for table in tables
+    }
 
 
-def _gathers_rows(node: onnx.NodeProto, table: str) -> bool:
-    axis = next((item.i for item in node.attribute if item.name == "axis"), 0)
-    return node.op_type == "Gather" and node.input[0] == table and axis == 0
+def _in_own_units(
+    planned: Sequence[QuantizedSite], choices: Mapping[str, SiteQuantizer]
+) -> dict[str, Layer]:
+    """Return weights that their layers store in INT8 as a table would be, a scale an output.
+
+    Nothing smoothed them, so that what is restored is the weight itself.
+    """
+    return {
+        layer.weight: layer
+        for item in planned
+        if choices[item.site.name].smoothing_scales is None
+        for layer, weight in zip(item.site.layers, item.weights, strict=True)
+        if weight.format is NumberFormat.INT8
+        and weight.block is None
+        and weight.zero_points is None
+        and weight.scales.size == len(weight.values)
+    }
+
+
+def _table(name: str, readers: Sequence[onnx.NodeProto]) -> Table | None:
+    """Return the table that a constant is by its readers; None where it is none."""
+    gathers = [node for node in readers if node.op_type == "Gather" and node.input[0] == name]
+    axes = {next((item.i for item in node.attribute if item.name == "axis"), 0) for node in gathers}
+    products = tuple(
+        node.name for node in readers if node.op_type == "MatMul" and node.input[1] == name
+    )
+    if len(gathers) + len(products) < len(readers) or axes not in ({0}, {1}):
+        return None
+    (axis,) = axes
+    return Table(name, axis, products) if axis == 1 or not products else None

@@ -1,7 +1,7 @@
 """One Q/DQ graph, one form per target (ADR 27)."""
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping
 
 import numpy as np
 import onnx
@@ -214,7 +214,7 @@ def gathered_levels(qdq: onnx.ModelProto) -> onnx.ModelProto:
     for node in graph.node:
         if node.op_type == "Gather":
             gathers.setdefault(node.input[0], []).append(node)
-    constants = {item.name: item.data_type for item in graph.initializer}
+    constants = {item.name for item in graph.initializer}
     tables = {
         node.output[0]: node
         for node in graph.node
@@ -222,12 +222,15 @@ def gathered_levels(qdq: onnx.ModelProto) -> onnx.ModelProto:
         and node.input[0] in constants  # a Gather of an activation picks of its axes
         and len(gathers.get(node.output[0], [])) == readers[node.output[0]] > 0
     }
-    _as_columns(graph, {node.input[1] for node in tables.values()})
+    _name_apart(graph, tables.values(), readers)
+    by_row = {name: node for name, node in tables.items() if not any(map(_axis, gathers[name]))}
+    _as_columns(graph, {node.input[1] for node in by_row.values()})
+    kinds = {item.name: item.data_type for item in graph.initializer}
     ordered: list[onnx.NodeProto] = []
     for node in graph.node:
         if node.op_type == "Gather" and node.input[0] in tables:
             table = tables[node.input[0]]
-            ordered += _gather(node, table, constants.get(table.input[1], onnx.TensorProto.FLOAT))
+            ordered += _gather(node, table, kinds.get(table.input[1], onnx.TensorProto.FLOAT))
         elif node.output[0] not in tables:
             ordered.append(node)
     del graph.node[:]
@@ -235,11 +238,37 @@ def gathered_levels(qdq: onnx.ModelProto) -> onnx.ModelProto:
     return copy
 
 
+def _name_apart(
+    graph: onnx.GraphProto, tables: Iterable[onnx.NodeProto], readers: Mapping[str, int]
+) -> None:
+    """Give a table that is a layer's weight too a second name, for the same file where it has one.
+
+    ONNX Runtime 1.32 takes a stored weight into a product only where nobody else reads it.
+    """
+    constants = {item.name: item for item in graph.initializer}
+    for node in tables:
+        for place, name in enumerate(node.input[:2]):
+            if readers[name] > 1 and name in constants:
+                node.input[place] = f"{name}.gathered"
+                graph.initializer.add().CopyFrom(constants[name])
+                graph.initializer[-1].name = node.input[place]
+
+
+def _axis(node: onnx.NodeProto) -> int:
+    return next((int(item.i) for item in node.attribute if item.name == "axis"), 0)
+
+
 def _gather(node: onnx.NodeProto, table: onnx.NodeProto, kind: int) -> list[onnx.NodeProto]:
+    """Return what gathers levels and their scales.
+
+    Scales [..., 1] of rows [..., width], or [...] of columns [width, ...].
+    """
     levels, scales = table.input[:2]
     places, result, name = node.input[1], node.output[0], node.name
     return [
-        helper.make_node("Gather", [levels, places], [f"{result}.levels"], f"{name}.levels"),
+        helper.make_node(
+            "Gather", [levels, places], [f"{result}.levels"], f"{name}.levels", axis=_axis(node)
+        ),
         helper.make_node(
             "Cast",
             [f"{result}.levels"],

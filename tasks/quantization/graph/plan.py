@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from tasks.graphs.sites import Site
+from tasks.graphs.sites import Layer, Site
 from tasks.numerics.block_floats import BlockQuantizer
 from tasks.numerics.formats import NumberFormat
 from tasks.numerics.quantized_weight import QuantizedWeight
@@ -48,9 +48,9 @@ class GraphPlan:
 
     model: onnx.ModelProto  # full precision, with the foldable factors already folded in
     sites: tuple[QuantizedSite | CastSite, ...]
-    tables: Mapping[
-        str, QuantizedWeight | NumberFormat
-    ]  # initializer -> embedding table with one scale a row, or FP16, BF16
+    # Initializer -> embedding table with one scale a row, or FP16, BF16, or the layer whose
+    # quantized weight it is too.
+    tables: Mapping[str, QuantizedWeight | NumberFormat | Layer]
     results: Mapping[str, Quantizer] = field(
         default_factory=dict
     )  # tensor -> its quantizer for the target that wants one on what layers make

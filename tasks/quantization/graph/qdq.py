@@ -211,26 +211,25 @@ class _Writer:
                 )
             )
 
-    def table(self, name: str, table: QuantizedWeight) -> None:
+    def table(self, name: str, table: QuantizedWeight | Layer) -> None:
         """Store an embedding table as quantized values, one scale a row.
 
-        Before every Gather that reads it.
+        Before every Gather that reads it. A layer's weight that it is too is stored already.
         """
-        self._add(f"{name}.quantized", table.values.astype(np.int8))
-        self._add(f"{name}.scale", table.scales[:, 0])
-        readers = [
-            node for node in self._graph.node if node.op_type == "Gather" and node.input[0] == name
-        ]
+        readers = self._gathers(name)
+        axis = next((item.i for item in readers[0].attribute if item.name == "axis"), 0)
+        own = f"{name}.table" if axis else name  # a layer may be called as its matrix is
+        stored = f"{table.node}.weight" if isinstance(table, Layer) else own
+        if isinstance(table, QuantizedWeight):
+            self._add(f"{stored}.quantized", np.moveaxis(table.values.astype(np.int8), 0, axis))
+            self._add(f"{stored}.scale", table.scales[:, 0])
+        parts, restored = [f"{stored}.quantized", f"{stored}.scale"], f"{own}.dequantized"
         dequantize = helper.make_node(
-            "DequantizeLinear",
-            [f"{name}.quantized", f"{name}.scale"],
-            [f"{name}.dequantized"],
-            f"{name}.dequantize",
-            axis=0,
+            "DequantizeLinear", parts, [restored], f"{own}.dequantize", axis=axis
         )
         self._before.setdefault(readers[0].name, []).append(dequantize)
         for node in readers:
-            node.input[0] = f"{name}.dequantized"
+            node.input[0] = restored
         self._replaced.add(name)
 
     def short_table(self, name: str, format: NumberFormat) -> None:
@@ -239,9 +238,7 @@ class _Writer:
         Its rows are restored after they are gathered.
         """
         short = self._shortened(name, format)
-        for node in [
-            node for node in self._graph.node if node.op_type == "Gather" and node.input[0] == name
-        ]:
+        for node in self._gathers(name):
             result = node.output[0]
             node.input[0], node.output[0] = short, f"{result}.read.{format}"
             self._after.setdefault(node.name, []).append(
@@ -466,6 +463,11 @@ class _Writer:
         return (
             (1, -1, *[1] * (len(self._shapes[layer.weight]) - 2)) if layer.op == "Conv" else (-1,)
         )
+
+    def _gathers(self, table: str) -> list[onnx.NodeProto]:
+        return [
+            node for node in self._graph.node if node.op_type == "Gather" and node.input[0] == table
+        ]
 
     def _shortened(self, constant: str, format: NumberFormat) -> str:
         """Store the layer's weight or bias in the short format.

@@ -36,6 +36,12 @@ def least_bytes(model: onnx.ModelProto, sites: Sequence[Site], recipe: Recipe) -
         if item.data_type not in _FLOATS or (content in counted and not item.float_data):
             continue
         counted.add(content)  # equal weights may be stored once
-        stored = bits.get(item.name, (recipe.tables if item.name in tables else recipe.rest).bits)
-        total += prod(item.dims) * min(stored, recipe.rest.bits) // 8
+        # What is a layer's weight and a table is stored as both, once where these are alike.
+        of_layer, of_table = (
+            bits.get(item.name),
+            recipe.tables.bits if item.name in tables else None,
+        )
+        widths = {width for width in (of_layer, of_table) if width} or {recipe.rest.bits}
+        stored = sum({min(width, recipe.rest.bits) for width in widths})
+        total += prod(item.dims) * stored // 8
     return total

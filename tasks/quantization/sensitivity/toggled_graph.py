@@ -16,11 +16,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper, version_converter
 
-from tasks.graphs.weights import constant_values
-from tasks.numerics.formats import NumberFormat
 from tasks.numerics.quantized_weight import QuantizedWeight, WeightScheme, quantize
 from tasks.quantization.graph import qdq
-from tasks.quantization.graph.assemble import find_tables
+from tasks.quantization.graph.assemble import Table, find_tables, table_rows
 from tasks.quantization.graph.lowering import lower
 from tasks.quantization.graph.norms import norm_results
 from tasks.quantization.graph.plan import GraphPlan
@@ -62,7 +60,10 @@ def install(plan: GraphPlan, *, others: bool) -> ToggledGraph:
     for part in rounded:
         for result in part.results:
             _round_at_run_time(quantized.graph, result, outputs=part.submodule == NORMS)
-    gathers = [QuantizedPart(name, tuple(_readers(model, name)), EMBEDDINGS) for name in tables]
+    gathers = [
+        QuantizedPart(table.name, tuple(_gathered(model, table.name)), EMBEDDINGS)
+        for table in tables
+    ]
     nodes = {node.name: node for node in model.graph.node}
     sites = [
         QuantizedPart(
@@ -89,15 +90,16 @@ def _norms(model: onnx.ModelProto) -> list[QuantizedPart]:
     return [QuantizedPart(NORMS, results, NORMS)] if results else []
 
 
-def _int8(
-    model: onnx.ModelProto, tables: Sequence[str]
-) -> dict[str, QuantizedWeight | NumberFormat]:
-    constants = {item.name: item for item in model.graph.initializer}
-    return {name: quantize(constant_values(constants[name]), WeightScheme()) for name in tables}
+def _int8(model: onnx.ModelProto, tables: Sequence[Table]) -> dict[str, QuantizedWeight]:
+    return {table.name: quantize(table_rows(model, table), WeightScheme()) for table in tables}
 
 
-def _readers(model: onnx.ModelProto, table: str) -> Iterator[str]:
-    return (node.output[0] for node in model.graph.node if table in node.input)
+def _gathered(model: onnx.ModelProto, table: str) -> Iterator[str]:
+    return (
+        node.output[0]
+        for node in model.graph.node
+        if node.op_type == "Gather" and node.input[0] == table
+    )
 
 
 def _round_at_run_time(graph: onnx.GraphProto, result: str, *, outputs: bool) -> None:

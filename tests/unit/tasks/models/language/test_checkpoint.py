@@ -133,7 +133,8 @@ def test_mapped_weights_are_the_ones_that_the_graph_would_hold(
     monkeypatch.setenv("REQUANT_WEIGHTS_BESIDE_MIB", "0")
     use_workspace(workspace.root)
     beside = export(spec(), folder)
-    assert len(list(tensors_beside(beside))) == 12
+    assert len(list(tensors_beside(beside))) == 11
+    assert len(list((workspace.root / "cache" / "weights").glob("sha256-*"))) == 11
     held = {item.name: constant_values(item) for item in beside.graph.initializer}
     for item in inside.graph.initializer:
         np.testing.assert_array_equal(held.pop(item.name), constant_values(item))

@@ -2,7 +2,9 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.torch import load_file
 
 from infra.engines import open_target
 from infra.errors import BadInput
@@ -10,6 +12,7 @@ from tasks.graphs.sites import find_sites
 from tasks.models.export import export
 from tasks.models.language.layout import read_layout
 from tasks.specs.spec import InputSpec, ModelSpec, Task
+from tests.language_folders import VOCABULARY
 from tests.unit.tasks.models.conftest import spec
 
 FAMILIES = {
@@ -35,6 +38,19 @@ def test_every_weighted_layer_is_a_site_under_its_modules_name(family: str, smal
     assert len(names) == 2 * 4 + 1
     assert [name.split(".", 4)[-1] for name in names[:4]] == list(FAMILIES[family])
     assert names[-1].endswith("lm_head")
+
+
+@pytest.mark.parametrize(("family", "tables"), [("llama", 1), ("gpt2", 1), ("qwen2", 2)])
+def test_a_graph_has_the_matrices_of_its_checkpoint(family: str, tables: int, small: Any) -> None:
+    made = small(family)
+    stored = [
+        item for item in load_file(made.folder / "model.safetensors").values() if item.ndim == 2
+    ]
+    constants = [
+        int(np.prod(item.dims)) for item in made.graph.graph.initializer if len(item.dims) == 2
+    ]
+    assert sum(constants) == sum(item.numel() for item in stored)
+    assert constants.count(VOCABULARY * 32) == tables
 
 
 @pytest.mark.parametrize(("family", "heads"), [("llama", 2), ("qwen2", 2), ("gpt2", 4)])
