@@ -26,6 +26,7 @@ from tasks.quantization.pipeline.tuning import tune
 from tasks.quantization.recipe.catalog import find_recipe
 from tasks.quantization.recipe.recipe import Recipe
 from tasks.quantization.sensitivity.integer_placement import KernelEvidence
+from tasks.quantization.sensitivity.measure import Losses
 from tasks.records import Payload
 
 
@@ -104,6 +105,7 @@ def derived(
     *,
     many_rows: Mapping[str, SiteObservation] | None = None,
     keys_and_values: CacheEvidence | None = None,
+    losses: Losses | None = None,
 ) -> Candidate:
     """Make a candidate from an observation on, as the product's step does."""
     clock = clock or Clock()
@@ -111,6 +113,7 @@ def derived(
         subject.model,
         subject.sites,
         observed,
+        losses=losses,
         many_rows=many_rows if recipe.learns_from_many else None,
         keys_and_values=keys_and_values if recipe.kv_cache is NumberFormat.INT8 else None,
         kernels=_kernels(subject),

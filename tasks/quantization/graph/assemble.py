@@ -52,6 +52,7 @@ def assemble(
     excluded: Collection[str],
     *,
     trained: Collection[str] = (),
+    raised: Collection[str] = (),
     folding: bool = True,
 ) -> GraphPlan:
     """Return the plan of one recipe.
@@ -64,6 +65,7 @@ def assemble(
         choices: What each site's activation becomes.
         excluded: Sites that stay in high precision.
         trained: Sites that are trained.
+        raised: Sites whose weights have more bits, of a recipe with a mean of bits.
         folding: Without it the model stays as it is.
 
     Raises:
@@ -78,6 +80,8 @@ def assemble(
     scales = chosen_smoothing_scales({site.name: choices[site.name] for site in active})
     folded, done = fold(model, active, scales) if folding else (model, frozenset[str]())
     schemes = schemes_by_site(recipe, sites)
+    if recipe.raised is not None:
+        schemes |= dict.fromkeys(raised, recipe.raised.weights)
     planned = tuple(
         _planned(
             folded,

@@ -23,7 +23,7 @@ from tasks.quantization.activation.scale_limits import (
 from tasks.quantization.activation.uncalibrated import largest_values, overflowing
 from tasks.quantization.graph.assemble import assemble
 from tasks.quantization.graph.plan import GraphPlan, QuantizedSite
-from tasks.quantization.pipeline.placement import excluded_nodes, trained_sites
+from tasks.quantization.pipeline.placement import excluded_nodes, raised_sites, trained_sites
 from tasks.quantization.pipeline.preconditions import require_quantized
 from tasks.quantization.pipeline.results import result_quantizers
 from tasks.quantization.pipeline.tuning import Tuned, tune
@@ -35,6 +35,7 @@ from tasks.quantization.report.diagnostics import (
     exclusion_diagnostics,
     observation_diagnostics,
     product_diagnostics,
+    raised_diagnostics,
     scale_diagnostics,
 )
 from tasks.quantization.sensitivity.measure import Sensitivity, by_loss
@@ -109,7 +110,10 @@ def derive(
     require_quantized(sites, excluded, recipe)
     trained, untrained = trained_sites(ranking, observed, recipe, excluded)
     choices, changes = _limited(tuned, recipe, deployed or {}, largest_change, ceilings)
-    plan = assemble(model, sites, observed, recipe, choices, excluded, trained=trained)
+    raised = raised_sites(model, sites, ranking, losses, recipe)
+    plan = assemble(
+        model, sites, observed, recipe, choices, excluded, trained=trained, raised=raised
+    )
     plan = replace(plan, results=result_quantizers(model, plan, observed, recipe))
     plan = _with_rest(plan, model, sites, observed, recipe)
     check_scales(plan.scales, where=f"recipe {recipe.name}")
@@ -124,6 +128,7 @@ def derive(
         *drift_diagnostics(ranking, scales_alone=recipe.keeps_graph),
         *product_diagnostics(recipe),
         *block_diagnostics(plan, recipe),
+        *raised_diagnostics(recipe, raised, len(sites)),
     )
     return Derived(plan, excluded, ranking, reference, diagnostics)
 

@@ -2,15 +2,19 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import chain
 
 import onnx
 
 from tasks.graphs.sites import Site
+from tasks.numerics.formats import PerBlock
+from tasks.numerics.quantized_weight import WeightScheme
 from tasks.observation.observer import SiteObservation
 from tasks.observation.scales import Scales
 from tasks.quantization.pipeline.tuning import Tuned
 from tasks.quantization.recipe.recipe import Recipe
 from tasks.quantization.recipe.schemes import PerToken
+from tasks.quantization.recipe.submodules import schemes_by_site
 from tasks.quantization.sensitivity import mixed_precision
 from tasks.quantization.sensitivity.measure import Sensitivity
 from tasks.quantization.weight.held_out_rows import LEAST_ROWS
@@ -77,6 +81,57 @@ def excluded_nodes(
         return (*tuned.unknown, *ranked[:count])
     best = mixed_precision.keep(placements(model, sites, losses), count)
     return (*tuned.unknown, *(name for name in ranked if name in best.kept))
+
+
+def raised_sites(
+    model: onnx.ModelProto,
+    sites: tuple[Site, ...],
+    ranking: Sequence[Sensitivity],
+    losses: Mapping[str, float] | None,
+    recipe: Recipe,
+) -> tuple[str, ...]:
+    """Return the sites whose weights get more bits: the least loss within the recipe's mean.
+
+    A loss is the output's with this site alone quantized; without them the sites' local errors
+    decide. A head with a scheme of its own is left out of the mean.
+    """
+    if recipe.raised is None:
+        return ()
+    schemes = schemes_by_site(recipe, sites)
+    shapes = {item.name: tuple(item.dims) for item in model.graph.initializer}
+    layers = {
+        site.name: [
+            (math.prod(shape := shapes[layer.weight]), shape[layer.output_axis])
+            for layer in site.layers
+        ]
+        for site in sites
+        if schemes[site.name] == recipe.weights
+    }
+    weights = sum(count for count, _ in chain.from_iterable(layers.values()))
+    bits = {
+        name: (_stored_bits(schemes[name], own), _stored_bits(recipe.raised.weights, own))
+        for name, own in layers.items()
+    }
+    room = recipe.raised.bits * weights - sum(low for low, _ in bits.values())
+    measured = losses or {item.site: item.error for item in ranking}
+    costs = [
+        mixed_precision.SiteCost(name, measured[name], high - low)
+        for name, (low, high) in bits.items()
+        if name in measured
+    ]
+    points = mixed_precision.pareto_front(costs) if costs else ()
+    able = [point for point in points if point.cost <= room]
+    return min(able, key=lambda point: (point.loss, point.cost)).kept if able else ()
+
+
+def _stored_bits(scheme: WeightScheme, layers: Sequence[tuple[int, int]]) -> int:
+    """Return what weights take, with 32 bits a scale; of each layer weights and outputs."""
+    numbers = sum(weights for weights, _ in layers)
+    if isinstance(scheme.granularity, PerBlock):
+        scales = numbers // scheme.granularity.size
+    else:
+        scales = sum(outputs for _, outputs in layers)
+    return numbers * scheme.format.bits + 32 * scales
 
 
 def drifting_sites(

@@ -63,6 +63,7 @@ def tuning_recipe(recipe: Recipe) -> Recipe:
         tables=NumberFormat.FP32,
         high_precision=None,
         int8_products=False,
+        raised=None,
         drifting_sites=0,
         version=VERSION,
     )

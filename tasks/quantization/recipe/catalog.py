@@ -1,5 +1,6 @@
 """The recipes that Requant knows, by name."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -21,6 +22,7 @@ from tasks.quantization.recipe.schemes import (
     Nearest,
     PerBlockOfToken,
     PerToken,
+    Raised,
     RangeRule,
     Rounding,
     Searched,
@@ -73,6 +75,20 @@ def _weight_only(
     )
 
 
+def _to_bits(bits: float) -> Recipe:
+    """Return weights in INT4 and INT8, so many bits each on average; scales are FP32."""
+    block = 128 if bits < _BITS_OF_BLOCKS_OF_32 else 32
+    base = _weight_only(f"int4-{bits:g}-bits", "", NumberFormat.INT4, block, rounding=_GPTQ)
+    return replace(
+        base,
+        summary=f"int4-gptq, {block} a scale; {bits:g} bits a weight: INT8 where most is lost",
+        raised=Raised(bits, _INT8_WEIGHTS),
+    )
+
+
+_BITS_OF_BLOCKS_OF_32 = 4 + 32 / 32
+_LEAST_BITS, _MOST_BITS = 4 + 32 / 128, 8
+_BITS = re.compile(r"int4-(\d(?:\.\d{1,2})?)-bits")
 _NVFP4 = WeightScheme(NumberFormat.FP4, PerBlock(16), clipped=True, scales=ScaleFormat.E4M3)
 _MXFP8 = WeightScheme(NumberFormat.FP8, PerBlock(32), scales=ScaleFormat.E8M0)
 _MXFP4 = WeightScheme(NumberFormat.FP4, PerBlock(32), clipped=True, scales=ScaleFormat.E8M0)
@@ -308,6 +324,7 @@ _ALL = (
         rounding=_GPTQ,
         int8_products=True,
     ),
+    *(_to_bits(bits) for bits in (4.5, 6)),
     _weight_only(
         "int4-mixed",
         "int4-gptq with the first and the last block in INT8 too",
@@ -374,7 +391,20 @@ def renewed(asked: Recipe, name: str) -> Recipe:
 
 
 def find_recipe(name: str) -> Recipe:
-    """Return the recipe of that name; raises `BadInput` naming the known ones."""
+    """Return the recipe of that name; raises `BadInput` naming the known ones.
+
+    `int4-N-bits` is one for any mean of N bits a weight between 4.25 and 8.
+    """
+    asked = _BITS.fullmatch(name)
+    if asked and name not in RECIPES:
+        bits = float(asked[1])
+        if not _LEAST_BITS < bits < _MOST_BITS:
+            raise BadInput(
+                f"recipe {name}: a weight has more than {_LEAST_BITS:g} bits with its share of a "
+                f"scale, and fewer than {_MOST_BITS}: use int4-4.5-bits, int4-block-128 or "
+                "int8-weights"
+            )
+        return _to_bits(bits)
     if name not in RECIPES:
         raise BadInput(f"no recipe is called {name!r}: allowed are {', '.join(RECIPES)}")
     return RECIPES[name]

@@ -187,7 +187,11 @@ def chooses_sites(recipe: Recipe) -> bool:
 
     And so has to know which these are.
     """
-    return recipe.floating_sites > 0 or isinstance(recipe.rounding, Trained)
+    return (
+        recipe.floating_sites > 0
+        or isinstance(recipe.rounding, Trained)
+        or recipe.raised is not None
+    )
 
 
 def may_cost_less(recipe: Recipe, dear: Recipe, refused: Collection[str]) -> bool:

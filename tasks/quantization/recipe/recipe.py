@@ -21,6 +21,7 @@ from tasks.quantization.recipe.schemes import (
     Nearest,
     PerBlockOfToken,
     PerToken,
+    Raised,
     RangeRule,
     Rounding,
     Searched,
@@ -52,6 +53,7 @@ class Recipe:
     bias_correction: bool = False
     tables: NumberFormat = NumberFormat.FP32  # embedding tables; INT8 has one scale a row
     head: Head | None = None
+    raised: Raised | None = None  # weights alone: layers in more bits, up to a mean
     kv_cache: NumberFormat = NumberFormat.FP32  # a language model's keys and values between steps
     high_precision: HighPrecision | None = None
     # Of weights alone with a scale a block: whether ONNX Runtime may round activations to INT8.
@@ -158,6 +160,7 @@ class Recipe:
             "quantized": self.quantized,
             "version": self.version,
             **({"int8_products": True} if self.int8_products else {}),
+            **({"bits": self.raised.bits} if self.raised else {}),
         }
 
 
@@ -395,6 +398,20 @@ UNSUPPORTED: Sequence[Pair] = (
             )
         ),
         "leave int8_products out, or the activation in floating point",
+    ),
+    Pair(
+        "a mean of bits",
+        "anything but integer weights in blocks, activations in floating point",
+        lambda r: (
+            r.raised is not None
+            and (
+                r.activation is not None
+                or not isinstance(r.weights, WeightScheme)
+                or not r.weights.format.is_integer
+                or not isinstance(r.weights.granularity, PerBlock)
+            )
+        ),
+        "leave the bits out, or the activation in floating point",
     ),
     Pair(
         "AWQ",

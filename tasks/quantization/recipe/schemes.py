@@ -155,6 +155,17 @@ class Head:
 
 
 @dataclass(frozen=True, slots=True)
+class Raised:
+    """A mean of bits a weight, scales counted, over all layers but the head.
+
+    Up to it, the layers that lose most for their weights are stored in `weights` instead.
+    """
+
+    bits: float
+    weights: WeightScheme
+
+
+@dataclass(frozen=True, slots=True)
 class HighPrecision:
     """What is not quantized: the most sensitive sites, and with a shorter float the whole rest.
 

@@ -138,6 +138,17 @@ def exclusion_diagnostics(
     )
 
 
+def raised_diagnostics(recipe: Recipe, raised: Sequence[str], sites: int) -> tuple[str, ...]:
+    """Tell which sites have weights in more bits, of a recipe with a mean of bits."""
+    if recipe.raised is None:
+        return ()
+    named = f": {', '.join(raised[:3])}{', ...' if len(raised) > 3 else ''}" if raised else ""
+    return (
+        f"{len(raised)} of {sites} sites have weights in {recipe.raised.weights.format}, so that "
+        f"a weight has {recipe.raised.bits:g} bits at most on average{named}",
+    )
+
+
 def block_diagnostics(plan: GraphPlan, recipe: Recipe) -> tuple[str, ...]:
     """Tell of layers whose inputs are no whole blocks, of a recipe of floats in blocks."""
     weights = recipe.weights

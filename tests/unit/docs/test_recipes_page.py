@@ -11,6 +11,7 @@ FAMILIES = {
     "int8-mixed-": "`int8-mixed-1` … `int8-mixed-8`",
     "int8-fp16": "`int8-fp16`, `-gptq`, `-mixed-4`",
     "int4-block-": "`int4-block-32`, `-64`, `-128`",
+    **dict.fromkeys(("int4-4.5-bits", "int4-6-bits"), "`int4-4.5-bits`, `int4-6-bits`"),
 }
 
 

@@ -52,6 +52,8 @@ def test_only_few_bits_learn_from_many_rows() -> None:
     assert {name for name, item in RECIPES.items() if item.learns_from_many} == {
         "int4-gptq",
         "int4-gptq-a8",
+        "int4-4.5-bits",
+        "int4-6-bits",
         "int4-mixed",
         "int2-gptq",
         "nvfp4",
