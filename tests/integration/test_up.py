@@ -436,34 +436,6 @@ def test_ctrl_c_stops_everything(calm: Up) -> None:
             httpx.get(address)
 
 
-def test_one_that_was_killed_leaves_nothing_and_in_the_next_a_lost_page_comes_back_once(
-    workspace: Settings, tmp_path: Path
-) -> None:
-    with running(workspace, tmp_path / "first.log") as first:
-        family = psutil.Process(first.process.pid).children(recursive=True)
-        assert len(family) >= 5
-        first.process.kill()
-        _, alive = psutil.wait_procs(family, timeout=60)
-        assert alive == []
-    assert (workspace.root / "run" / "services.json").exists(), "its note is stale now"
-    with running(workspace, tmp_path / "second.log") as second:
-        for title in ("MLflow", "Evidently"):
-            visit(second, title)
-        parts_of(second, "evidently")[0].kill()
-        again = "evidently stopped (exit -9) and is started again"
-        until(lambda: again in second.output.read_text())
-        until(lambda: answers(second.addresses["Evidently"], workspace))
-        parts_of(second, "evidently")[0].kill()  # at once again: it is at fault itself
-        family = psutil.Process(second.process.pid).children(recursive=True)
-        assert second.process.wait(90) == 2
-        _, alive = psutil.wait_procs(family, timeout=5)
-        assert alive == []
-    assert (
-        f"evidently stopped (exit -9), so everything did: see {workspace.root}"
-        in second.output.read_text()
-    )
-
-
 @pytest.mark.soak
 def test_the_loop_never_runs_without_prefect(workspace: Settings, tmp_path: Path) -> None:
     """The same path as a page's second end, which the other tests take."""
