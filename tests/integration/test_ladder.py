@@ -80,15 +80,17 @@ def test_a_search_that_was_killed_goes_on_where_it_stopped(digits: Settings) -> 
     assert "killed" in closed[0].reason
 
 
-def test_the_candidates_of_both_runs_shared_one_measurement_of_sensitivity(
+def test_the_candidates_of_both_runs_shared_a_measurement_of_sensitivity_each_format(
     digits: Settings,
 ) -> None:
     from tasks.quantization.sensitivity.measure import parse_losses
 
-    (key,) = digits.store().list("sensitivities/digits/")
-    losses = parse_losses(digits.store().get(key), where=key)
-    assert len(losses.parts) == 4
-    assert losses.together > 0
+    keys = list(digits.store().list("sensitivities/digits/"))
+    assert len(keys) == 3  # INT8, and INT4 in blocks of 32 and of 128
+    for key in keys:
+        losses = parse_losses(digits.store().get(key), where=key)
+        assert len(losses.parts) == 4
+        assert losses.together > 0
 
 
 def test_the_cheapest_candidate_that_passed_was_promoted(digits: Settings) -> None:

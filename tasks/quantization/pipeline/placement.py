@@ -93,7 +93,8 @@ def raised_sites(
     """Return the sites whose weights get more bits: the least loss within the recipe's mean.
 
     A loss is the output's with this site alone quantized; without them the sites' local errors
-    decide. A head with a scheme of its own is left out of the mean.
+    decide. A head with a scheme of its own is left out of the mean, and so are convolutions, which
+    have INT8 anyway.
     """
     if recipe.raised is None:
         return ()
@@ -106,6 +107,7 @@ def raised_sites(
         ]
         for site in sites
         if schemes[site.name] == recipe.weights
+        and all(len(shapes[layer.weight]) == 2 for layer in site.layers)
     }
     weights = sum(count for count, _ in chain.from_iterable(layers.values()))
     bits = {

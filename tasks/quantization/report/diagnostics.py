@@ -140,12 +140,12 @@ def exclusion_diagnostics(
 
 def raised_diagnostics(recipe: Recipe, raised: Sequence[str], sites: int) -> tuple[str, ...]:
     """Tell which sites have weights in more bits, of a recipe with a mean of bits."""
-    if recipe.raised is None:
+    if recipe.raised is None or not raised:
         return ()
-    named = f": {', '.join(raised[:3])}{', ...' if len(raised) > 3 else ''}" if raised else ""
+    named = f"{', '.join(raised[:3])}{', ...' if len(raised) > 3 else ''}"
     return (
         f"{len(raised)} of {sites} sites have weights in {recipe.raised.weights.format}, so that "
-        f"a weight has {recipe.raised.bits:g} bits at most on average{named}",
+        f"a weight has {recipe.raised.bits:g} bits at most on average: {named}",
     )
 
 
