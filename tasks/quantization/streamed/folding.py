@@ -39,7 +39,8 @@ def smoothing_scales(
     as `tasks.quantization.activation.smoothquant.search`. Of a static range, channels that were
     quiet count as some that were not: divided by what little they held, they would be cut off as
     soon as another text speaks through them. Of what costs about as much as the best, the one is
-    taken that leaves the channels most room.
+    taken that leaves the channels most room. A range of each token's own cuts nothing off: there
+    the one is taken that divides channels least apart, as another text speaks through others.
 
     Args:
         view: What the site saw.
@@ -56,21 +57,20 @@ def smoothing_scales(
     largest = _pooled(weight.abs().amax(0), shared, width)
     by_token = isinstance(scheme.activation, PerToken)
     tried: list[torch.Tensor | None] = [None]
-    for quiet in (0.0,) if by_token else QUIET:
+    for quiet in QUIET:
         spoken = activation.clamp(min=float(activation.quantile(quiet)))
         for alpha in BY_TOKEN if by_token else (*ALPHAS, 1.0):
             dead = (spoken <= 0) | (largest <= 0)
             scales = (spoken**alpha / largest ** (1 - alpha)).clamp(_LEAST, _MOST)
             tried.append(torch.where(dead, 1.0, scales))
     lost = _errors(rows, seen, tried, weight, scheme)
-    best = tried[int(lost.argmin())]
-    if by_token or best is None:
-        return best
-    near = (lost <= lost.min() * ABOUT).nonzero().flatten().tolist()
-    roomy: torch.Tensor | None = max(
-        (tried[place] for place in near), key=lambda by: _headroom(activation, by)
-    )
-    return roomy
+    near = [tried[place] for place in (lost <= lost.min() * ABOUT).nonzero().flatten().tolist()]
+    chosen: torch.Tensor | None = tried[int(lost.argmin())]
+    if by_token:
+        chosen = min(near, key=_unevenness)
+    elif chosen is not None:
+        chosen = max(near, key=lambda by: _headroom(activation, by))
+    return chosen
 
 
 def _errors(
@@ -103,6 +103,11 @@ def _headroom(activation: torch.Tensor, by: torch.Tensor | None) -> float:
     """Return how far channels may grow before they are cut off: bits, 3 at most, their mean."""
     smoothed = activation if by is None else activation / by
     return float((smoothed.max() / smoothed.clamp(min=SMALLEST)).log2().clamp(max=3).mean())
+
+
+def _unevenness(by: torch.Tensor | None) -> float:
+    """Return how far channels are divided apart, in bits: their standard deviation."""
+    return 0.0 if by is None else float(by.log2().std())
 
 
 def _read_through(

@@ -2,7 +2,7 @@
 
 import torch
 
-from tasks.quantization.activation.smoothquant import ALPHAS
+from tasks.quantization.activation.smoothquant import ALPHAS, BY_TOKEN
 from tasks.quantization.recipe.catalog import find_recipe
 from tasks.quantization.streamed.folding import smoothing_scales
 from tasks.quantization.streamed.observing import SiteView, Wanted
@@ -13,12 +13,13 @@ CHANNELS, ROWS = 192, 256
 SCHEME = scheme_of(find_recipe("int8-smooth"))
 
 
-def drawn() -> tuple[torch.Tensor, torch.Tensor]:
-    """Return rows with outliers, of channels that differ in size; and a weight."""
+def drawn(*, outliers: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return rows of channels that differ in size, with rows that do or without; and a weight."""
     random = torch.Generator().manual_seed(0)
     size = torch.randn(CHANNELS, generator=random).exp()
     rows = torch.randn(ROWS, CHANNELS, generator=random) * size
-    rows *= torch.randn(ROWS, CHANNELS, generator=random).exp()
+    if outliers:
+        rows *= torch.randn(ROWS, CHANNELS, generator=random).exp()
     return rows, torch.randn(64, CHANNELS, generator=random)
 
 
@@ -44,3 +45,29 @@ def test_channels_that_were_quiet_may_speak_at_hardly_any_cost() -> None:
     assert error(rows, weight, found, amax) < 1.2 * error(rows, weight, plain, amax)
     louder = rows * torch.where(amax < amax.median(), 8.0, 1.0)
     assert error(louder, weight, found, amax) < error(louder, weight, plain, amax) / 10
+
+
+def error_by_token(rows: torch.Tensor, weight: torch.Tensor, by: torch.Tensor) -> float:
+    """Return the mean over tokens of squared output error over squared output."""
+    smoothed = rows / by
+    step = smoothed.abs().amax(1, keepdim=True) / 127
+    read = (smoothed / step).round().clamp(-128, 127) * step
+    rounded = nearest(weight * by, SCHEME.weights)
+    made = read @ (rounded.values.float() * rounded.scales).T
+    exact = rows @ weight.T
+    return float(((made - exact).square().sum(1) / exact.square().sum(1)).mean())
+
+
+def test_by_token_channels_are_divided_no_further_apart_than_it_pays() -> None:
+    rows, weight = drawn(outliers=False)
+    view = SiteView(Wanted(ranges=True, rows=True, gram=False), ROWS)
+    view.add(rows)
+    found = smoothing_scales(view, weight, scheme_of(find_recipe("int8-per-token")), 1, 1)
+    found = torch.ones(CHANNELS) if found is None else found
+    amax = torch.from_numpy(view.channel_amax)
+    searched = (amax**alpha / weight.abs().amax(0) ** (1 - alpha) for alpha in BY_TOKEN)
+    plain = min(searched, key=lambda by: error_by_token(rows, weight, by))
+    assert found.log2().std() < plain.log2().std() / 2
+    assert error_by_token(rows, weight, found) < 1.2 * error_by_token(rows, weight, plain)
+    louder = rows * torch.where(amax < amax.median(), 8.0, 1.0)
+    assert error_by_token(louder, weight, found) < 0.7 * error_by_token(louder, weight, plain)
