@@ -36,7 +36,7 @@ from tasks.models.language.chat_template import FILE as CHAT_TEMPLATE
 from tasks.models.language.chat_template import parse_chat_template, read_chat_template
 from tasks.models.language.gguf_file import chat_template_of, is_gguf, tokenizer_of
 from tasks.models.language.inputs import LanguageInputs, require_vocabulary
-from tasks.models.language.layout import NO_CACHE
+from tasks.models.language.layout import NO_CACHE, prefix_of
 from tasks.models.overlap import golden_contents, require_disjoint
 from tasks.models.token_agreement import token_agreement
 from tasks.models.vision.classes import Classes, dump_classes, prototypes
@@ -113,6 +113,8 @@ def _export_graph(
 
     prefix_in = _prefix_texts(spec, files) if spec.input.prefix else None
     graph = export(spec, folder, adapter, prefix_in)
+    if prefix_in is not None:
+        _require_harmless_prefix(graph, spec)
     files[FULL_PRECISION] = graph.SerializeToString(deterministic=True)
     if spec.task is Task.IMAGE_EMBEDDING:
         files[CLASSES] = _classes(spec, folder, files)
@@ -126,6 +128,12 @@ def _export_graph(
 
 
 _TAKEN_IN = ByForm(graph=_export_graph, checkpoint=_take_checkpoint)
+
+
+def _require_harmless_prefix(graph: onnx.ModelProto, spec: ModelSpec) -> None:
+    from tasks.models.language.prefix import require_harmless  # torch, as above
+
+    require_harmless(prefix_of(graph), spec.budgets)
 
 
 def _prefix_texts(spec: ModelSpec, files: Mapping[str, bytes]) -> "PrefixTexts":

@@ -19,10 +19,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from infra.errors import BadInput
 from tasks.models.language.layout import FoundPrefix
 
 if TYPE_CHECKING:
     from transformers import DynamicCache, PreTrainedModel
+
+    from tasks.specs.spec import Budgets
 
 MASSIVE = 20.0
 """Times the median of a text's tokens, from which the largest input of a token is massive."""
@@ -150,6 +153,34 @@ def cached(model: PreTrainedModel, tokens: Sequence[int]) -> Prefix:
     with torch.no_grad():
         layers = model(input_ids=ids, use_cache=True).past_key_values.layers
     return Prefix([PrefixOfLayer(layer.keys, layer.values) for layer in layers])
+
+
+def require_harmless(found: FoundPrefix | None, budgets: Budgets) -> None:
+    """Refuse a prefix that costs full precision more than the budgets allow a candidate.
+
+    Candidates are compared with full precision behind it, so that no gate sees that part.
+
+    Args:
+        found: With what it does on the texts that it was found in; None: nothing is massive.
+        budgets: The spec's; those of one group alone are left out.
+
+    Raises:
+        BadInput: It costs more.
+    """
+    if found is None:
+        return
+    costs = {"perplexity-ratio": found.perplexity, "agreement": found.agreement}
+    for rule in budgets.quality:
+        if rule.metric not in costs or rule.group not in (None, "all"):
+            continue
+        cost, most, least = costs[rule.metric], rule.at_most, rule.at_least
+        if (most is not None and cost > most) or (least is not None and cost < least):
+            bound = f"at_least {least:g}" if most is None else f"at_most {most:g}"
+            raise BadInput(
+                "input.prefix: on texts of the pool full precision behind a prefix has "
+                f"{rule.metric} {cost:.3f}, beside full precision without one, and budgets.quality "
+                f"says {bound}: leave input.prefix out, or allow more"
+            )
 
 
 def behind(past: Sequence[torch.Tensor], prefix: Prefix | None) -> DynamicCache:

@@ -18,10 +18,10 @@ from infra.errors import BadInput
 from tasks.models.decoding.likelihood import over_cache
 from tasks.models.export import export
 from tasks.models.language.inputs import prefill_feeds
-from tasks.models.language.layout import prefix_of, read_layout
-from tasks.models.language.prefix import PrefixTexts, find_prefix
+from tasks.models.language.layout import FoundPrefix, prefix_of, read_layout
+from tasks.models.language.prefix import PrefixTexts, find_prefix, require_harmless
 from tasks.quantization.graph.kv_cache import write_cache
-from tasks.specs.spec import parse_spec
+from tasks.specs.spec import Budgets, QualityBudget, parse_spec
 from tests.language_folders import write_folder, write_massive
 from tests.unit.tasks.models.conftest import spec
 from tests.unit.tasks.models.language.test_windows import write as write_windowed
@@ -92,6 +92,28 @@ def test_what_it_does_to_full_precision_is_measured(prefixed: Any) -> None:
     ]
     assert found.perplexity == pytest.approx(np.exp(losses[1] - losses[0]), rel=1e-4)
     assert found.agreement == pytest.approx((plain.argmax(-1) == behind.argmax(-1)).mean())
+
+
+@pytest.mark.parametrize(
+    ("bound", "refused"),
+    [
+        ({"metric": "perplexity-ratio", "at_most": 1.05}, "perplexity-ratio 1.080"),
+        ({"metric": "perplexity-ratio", "at_most": 1.05, "group": "language=ja"}, None),
+        ({"metric": "perplexity-ratio", "at_most": 1.1}, None),
+        ({"metric": "agreement", "at_least": 0.9}, "agreement 0.850"),
+        ({"metric": "agreement", "at_least": 0.8}, None),
+    ],
+)
+def test_a_prefix_that_costs_more_than_a_candidate_may_is_refused(
+    bound: Mapping[str, Any], refused: str | None
+) -> None:
+    found = FoundPrefix((MASSIVE,), 1.08, 0.85)
+    budgets = Budgets(latency_ratio=1.0, size_ratio=1.0, quality=[QualityBudget(**bound)])
+    if refused is None:
+        require_harmless(found, budgets)
+        return
+    with pytest.raises(BadInput, match=f"{refused}.*leave input.prefix out"):
+        require_harmless(found, budgets)
 
 
 def test_a_cache_in_int8_is_written_behind_a_prefix(prefixed: Any) -> None:
