@@ -24,6 +24,8 @@ ALPHAS = (0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
 """Tried beside no smoothing at all."""
 BY_TOKEN = (0.3, 0.4, 0.5, *ALPHAS)
 """Tried where each token has a range: less has to be moved into the weights."""
+ABOUT_BY_TOKEN = 1.3
+"""Times the least error by token, what counts as much."""
 _INT8 = WeightScheme()
 
 
@@ -75,13 +77,22 @@ def search_by_token(
     """Return the best smoothing scales, [channels], where each token has a range of its own.
 
     None where none is better. Errors are relative to each token's own output, since the few with
-    massive activations would choose for all others.
+    massive activations would choose for all others. For the same reason a channel counts by its
+    root mean square in the place of max|X_j|: nothing is cut off by a range of each token's own.
+    Of what costs about as much as the best, the scales are taken that divide channels least apart,
+    as another text speaks through others.
     """
     rows, stacked = observed.rows, _stacked(weights)
     largest = np.maximum(stacked.max(axis=0), -stacked.min(axis=0))
+    heard = np.sqrt(np.square(rows, dtype=np.float64).mean(axis=0)).astype(np.float32)
     tried: list[NDArray[np.float32] | None] = [None]
-    tried += [smoothing_scales(observed.channel_amax, largest, alpha) for alpha in BY_TOKEN]
-    return min(tried, key=lambda scales: token_error(rows, stacked, scales, scheme))
+    tried += [smoothing_scales(heard, largest, alpha) for alpha in BY_TOKEN]
+    lost = [token_error(rows, stacked, scales, scheme) for scales in tried]
+    about = ABOUT_BY_TOKEN * min(lost)
+    return min(
+        (scales for scales, error in zip(tried, lost, strict=True) if error <= about),
+        key=lambda scales: 0.0 if scales is None else float(np.log2(scales).std()),
+    )
 
 
 def _stacked(weights: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:

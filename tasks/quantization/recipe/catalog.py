@@ -176,6 +176,14 @@ _ALL = (
         "INT8, SmoothQuant searched with a range for each token at run time",
         activation=PerToken(),
         smoothing=_SMOOTH,
+        version=5,
+    ),
+    Recipe(
+        "int8-per-token-gptq",
+        "int8-per-token with GPTQ rounding of the weights",
+        activation=PerToken(),
+        smoothing=_SMOOTH,
+        rounding=_GPTQ,
     ),
     Recipe(
         "int8-smooth",
@@ -187,6 +195,7 @@ _ALL = (
         f"int8-smooth with ranges {INT8_HEADROOM:g} times as large, for traffic still to come",
         activation=Static(headroom=INT8_HEADROOM),
         smoothing=_SMOOTH,
+        version=5,
     ),
     Recipe(
         "int8-compact",

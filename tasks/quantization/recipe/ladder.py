@@ -8,7 +8,7 @@ from tasks.numerics.formats import NumberFormat, ScaleFormat
 from tasks.numerics.quantized_weight import WeightScheme
 from tasks.quantization.recipe.catalog import RECIPES, RESMOOTH, find_recipe
 from tasks.quantization.recipe.recipe import Recipe
-from tasks.quantization.recipe.schemes import Static, Trained
+from tasks.quantization.recipe.schemes import PerToken, Static, Trained
 from tasks.quantization.recipe.targets import (
     TENSORRT,
     TENSORRT_RTX,
@@ -43,6 +43,7 @@ OF_CHECKPOINTS = (
     "int8-smooth",
     "int8-gptq",
     "int8-per-token",
+    "int8-per-token-gptq",
     "fp8",
     "int8-weights",
     "int4-gptq",
@@ -121,7 +122,8 @@ def climb(
     candidates = (
         candidate
         for candidate in able
-        if candidate.floating_sites < sites and (multiplies_rows or candidate.name not in BY_TOKEN)
+        if candidate.floating_sites < sites
+        and (multiplies_rows or not isinstance(candidate.activation, PerToken))
     )
     return (*candidates, RECIPES[FALLBACK])
 

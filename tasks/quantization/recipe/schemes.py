@@ -19,7 +19,8 @@ FP8_HEADROOM = 2.0
 that SmolLM2 loses nothing by scales 2 to 8 times too large, and 1.4 to 1.7 times full precision's
 perplexity by scales half as large as its activations.
 """
-INT8_HEADROOM = 1.5
+INT8_HEADROOM = 1.25
+"""Of SmolLM2 with `down_proj` in floating point, 1.5 loses more than it saves, and 2 more still."""
 
 
 class RangeRule(StrEnum):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from tasks.layerwise.linear_sites import LinearSite
 from tasks.numerics.formats import SMALLEST
 from tasks.numerics.output_error import INT8_LARGEST
-from tasks.quantization.activation.smoothquant import ALPHAS, BY_TOKEN
+from tasks.quantization.activation.smoothquant import ABOUT_BY_TOKEN, ALPHAS, BY_TOKEN
 from tasks.quantization.recipe.schemes import PerToken, Static
 from tasks.quantization.streamed.observing import SiteView
 from tasks.quantization.streamed.rounding import nearest, rows_at_once
@@ -39,8 +39,10 @@ def smoothing_scales(
     as `tasks.quantization.activation.smoothquant.search`. Of a static range, channels that were
     quiet count as some that were not: divided by what little they held, they would be cut off as
     soon as another text speaks through them. Of what costs about as much as the best, the one is
-    taken that leaves the channels most room. A range of each token's own cuts nothing off: there
-    the one is taken that divides channels least apart, as another text speaks through others.
+    taken that leaves the channels most room. A range of each token's own cuts nothing off, so that
+    max|X_j| is a root mean square there, which a single token does not decide; and the one is taken
+    that divides channels least apart, as another text speaks through others. Errors are relative
+    to each token's own output: the few of massive activations would choose for all others.
 
     Args:
         view: What the site saw.
@@ -53,9 +55,10 @@ def smoothing_scales(
 
     rows = view.rows.to(weight.device)
     seen = torch.from_numpy(view.channel_amax).to(weight.device)
-    activation = _pooled(seen, shared, width)
-    largest = _pooled(weight.abs().amax(0), shared, width)
     by_token = isinstance(scheme.activation, PerToken)
+    heard = rows.square().mean(0).sqrt() if by_token else seen
+    activation = _pooled(heard, shared, width)
+    largest = _pooled(weight.abs().amax(0), shared, width)
     tried: list[torch.Tensor | None] = [None]
     for quiet in QUIET:
         spoken = activation.clamp(min=float(activation.quantile(quiet)))
@@ -64,7 +67,8 @@ def smoothing_scales(
             scales = (spoken**alpha / largest ** (1 - alpha)).clamp(_LEAST, _MOST)
             tried.append(torch.where(dead, 1.0, scales))
     lost = _errors(rows, seen, tried, weight, scheme)
-    near = [tried[place] for place in (lost <= lost.min() * ABOUT).nonzero().flatten().tolist()]
+    about = lost.min() * (ABOUT_BY_TOKEN if by_token else ABOUT)
+    near = [tried[place] for place in (lost <= about).nonzero().flatten().tolist()]
     chosen: torch.Tensor | None = tried[int(lost.argmin())]
     if by_token:
         chosen = min(near, key=_unevenness)
@@ -80,10 +84,12 @@ def _errors(
     weight: torch.Tensor,
     scheme: LayerScheme,
 ) -> torch.Tensor:
-    """Return what each of the scales tried makes of the outputs of rows, squared, [tried]."""
+    """Return what each of the scales tried makes of the outputs of rows, [tried].
+
+    Squared error over a token's squared output, its mean.
+    """
     import torch
 
-    by_token = isinstance(scheme.activation, PerToken)
     read = [(by, _read_through(rows, seen, by, scheme)) for by in tried]
     # Of each token, as of few outputs at a time: a weight is large.
     errors = torch.zeros((len(tried), len(rows)), device=weight.device)
@@ -95,8 +101,7 @@ def _errors(
             rounded = nearest(part if by is None else part * by, scheme.weights)
             made = given @ _wide(rounded.values, rounded.scales).T
             errors[place] += (made - exact).square().sum(1)
-    # Relative to each token's own output, where each has a range of its own.
-    return (errors / energy.clamp(min=SMALLEST)).mean(1) if by_token else errors.sum(1)
+    return (errors / energy.clamp(min=SMALLEST)).mean(1)
 
 
 def _headroom(activation: torch.Tensor, by: torch.Tensor | None) -> float:
