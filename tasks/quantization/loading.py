@@ -21,7 +21,7 @@ from tasks.observation.observer import MANY_ROWS, ROWS, SiteObservation
 from tasks.observation.request_histograms import dump_histograms, parse_histograms, watch_histograms
 from tasks.observation.scales import parse_results, parse_scales
 from tasks.observation.watch import watch
-from tasks.quantization.graph.kv_cache import observe_cache
+from tasks.quantization.graph.kv_cache import observe_cache, stored_scales
 from tasks.quantization.pipeline.candidate import CacheEvidence, CalibrationEvidence, Champion
 from tasks.quantization.pipeline.tuning import Tuned, tune
 from tasks.quantization.recipe.catalog import RECIPES, renewed
@@ -114,8 +114,15 @@ def load_evidence(
     observation: str,
     recipe: Recipe,
     losses: str | None,
+    deployed: Champion | None = None,
 ) -> CalibrationEvidence:
-    """Return what the recipe reads of a calibration set, with the passes that it alone asks for."""
+    """Return what the recipe reads of a calibration set, with the passes that it alone asks for.
+
+    `deployed` is the champion, where the recipe keeps its graph.
+    """
+    caches = recipe.kv_cache is NumberFormat.INT8
+    if deployed and deployed.graph is not None and recipe.keeps_graph:
+        caches = bool(stored_scales(deployed.graph))
     return CalibrationEvidence(
         model.graph,
         model.sites,
@@ -123,7 +130,7 @@ def load_evidence(
         parse_ceilings(calibration.ceilings),
         load_losses(losses) if losses else None,
         many_rows=_many_rows(model, calibration) if recipe.learns_from_many else None,
-        keys_and_values=_keys_and_values(model, calibration, recipe),
+        keys_and_values=_keys_and_values(model, calibration) if caches else None,
         kernels=_kernels(model, calibration),
     )
 
@@ -150,12 +157,8 @@ def _many_rows(model: RegisteredModel, calibration: SampleRef) -> dict[str, Site
     return bounded(observed, parse_ceilings(calibration.ceilings))
 
 
-def _keys_and_values(
-    model: RegisteredModel, calibration: SampleRef, recipe: Recipe
-) -> CacheEvidence | None:
-    """Return full precision's keys and values, where the recipe quantizes their cache."""
-    if recipe.kv_cache is not NumberFormat.INT8:
-        return None
+def _keys_and_values(model: RegisteredModel, calibration: SampleRef) -> CacheEvidence:
+    """Return full precision's keys and values, for a graph that caches them in INT8."""
     cache = language_inputs(model.inputs).layout
     payloads = [request.payload for request in load_requests(calibration)]
     return CacheEvidence(cache, observe_cache(model.reference, cache, model.inputs, payloads))

@@ -76,10 +76,11 @@ class GraphDerivation:
         tuning = (model.name, model.digest, observation, tuning_recipe(recipe), champion)
         limits = tuple(sorted(calibration.ceilings.items())) if recipe.keeps_placement else ()
         tuned = loading.load_tuned(*tuning, by_request, limits) if recipe.quantized else None
-        evidence = loading.load_evidence(model, calibration, observation, recipe, basis.losses)
         deployed = loading.load_champion(
             champion, model.digest if recipe.starts_from_champion else None
         )
+        told = (calibration, observation, recipe, basis.losses)
+        evidence = loading.load_evidence(model, *told, deployed)
         candidate = quantize(evidence, recipe, deployed, tuned, basis.largest_change)
         base = loading.graph_recipe(champion) if recipe.starts_from_champion else None
         made_of = (calibration, observation, base)

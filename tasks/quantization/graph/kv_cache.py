@@ -26,6 +26,7 @@ from tasks.records import Payload
 from tasks.specs.spec import Budgets, Task
 
 LEVELS = 127
+_SCALE = ".cache_scale"
 GATES = ("cache-agreement", "cache-perplexity-ratio")
 """Golden metrics that look through the cache."""
 
@@ -122,6 +123,58 @@ def write_cache(graph: onnx.ModelProto, scales: Mapping[str, float]) -> onnx.Mod
     return copy
 
 
+def stored_scales(graph: onnx.ModelProto) -> dict[str, float]:
+    """Return the step of each tensor of a graph's INT8 cache, by its name; none of floats."""
+    return {
+        item.name.removeprefix("present.").removesuffix(_SCALE): float(numpy_helper.to_array(item))
+        for item in graph.graph.initializer
+        if item.name.endswith(_SCALE)
+    }
+
+
+def renew_cache(graph: onnx.ModelProto, scales: Mapping[str, float]) -> onnx.ModelProto:
+    """Return a graph whose cache is in INT8 with other steps, by the names of `stored_scales`.
+
+    Raises `BadInput` where these are not the tensors that it caches.
+    """
+    odd = sorted(scales.keys() ^ stored_scales(graph).keys())
+    if odd:
+        raise BadInput(f"the graph and the new scales differ in the cache's {odd[0]}: write both")
+    copy = onnx.ModelProto()
+    copy.CopyFrom(graph)
+    parts = {item.name: item for item in copy.graph.initializer}
+    for name, scale in scales.items():
+        for part in _qparams(f"present.{name}", scale):
+            parts[part.name].CopyFrom(part)
+    return copy
+
+
+def limited_scales(
+    scales: Mapping[str, float], deployed: Mapping[str, float], largest: float
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Keep each step between the deployed one's `largest`-th part and `largest` times it.
+
+    Returns:
+        The steps, and for each tensor that was held back the change that was asked for (new / old).
+    """
+    changes = {name: scale / deployed[name] for name, scale in scales.items() if name in deployed}
+    allowed = {name: min(max(change, 1 / largest), largest) for name, change in changes.items()}
+    limited = {name: deployed[name] * change for name, change in allowed.items()}
+    held = {name: change for name, change in changes.items() if change != allowed[name]}
+    return {**scales, **limited}, held
+
+
+def cache_changes(scales: Mapping[str, float], deployed: Mapping[str, float]) -> str:
+    """Return how far new steps are from a champion's, in a sentence."""
+    changes = {name: scales[name] / deployed[name] for name in deployed}
+    ordered = sorted(changes, key=changes.__getitem__)
+    least, most = ordered[0], ordered[-1]
+    return (
+        f"the cache's {len(changes)} scales are {changes[least]:.3g} ({least}) to "
+        f"{changes[most]:.3g} ({most}) times the champion's"
+    )
+
+
 def cache_saving(layout: CacheLayout) -> str:
     """Return what a token's keys and values take, in a sentence."""
     values = sum(2 * heads * width for heads, width in layout.layers)
@@ -136,7 +189,7 @@ def scale_name(present: str) -> str:
 
     Not one of an activation's quantizers.
     """
-    return f"{present}.cache_scale"
+    return f"{present}{_SCALE}"
 
 
 def _qparams(present: str, scale: float) -> list[onnx.TensorProto]:

@@ -117,10 +117,7 @@ def rescale(
 
 
 def _fixes_a_site(node: onnx.NodeProto) -> bool:
-    """Tell a site's quantizer from a cache's, whose values keep their scale.
-
-    What they were cached with must be what they are restored with.
-    """
+    """Tell a site's quantizer from a cache's, which `kv_cache.renew_cache` writes."""
     return bool(node.op_type == "QuantizeLinear" and node.input[1].endswith(".scale"))
 
 

@@ -21,8 +21,17 @@ from tasks.observation.ceilings import Ceilings
 from tasks.observation.observer import SiteObservation
 from tasks.observation.request_histograms import RequestHistograms
 from tasks.observation.scales import Scales, dump_scales
+from tasks.quantization.activation.scale_limits import limit_diagnostics
 from tasks.quantization.graph import qdq
-from tasks.quantization.graph.kv_cache import cache_saving, cache_scales, write_cache
+from tasks.quantization.graph.kv_cache import (
+    cache_changes,
+    cache_saving,
+    cache_scales,
+    limited_scales,
+    renew_cache,
+    stored_scales,
+    write_cache,
+)
 from tasks.quantization.pipeline.derive import Derived, derive
 from tasks.quantization.pipeline.integer_kernels import IntegerKernels
 from tasks.quantization.pipeline.mean_errors import MeanErrors
@@ -142,10 +151,9 @@ def quantize(
         graph, sentences = errors.corrected(graph)
         derived = replace(derived, diagnostics=(*derived.diagnostics, *sentences))
     if evidence.keys_and_values is not None:
-        cache = evidence.keys_and_values
-        graph = write_cache(graph, cache_scales(cache.ranges, RangeRule.MAX))
-        saving = cache_saving(cache.layout)
-        derived = replace(derived, diagnostics=(*derived.diagnostics, saving))
+        before = champion.graph if champion and recipe.starts_from_champion else None
+        graph, sentences = _with_cache(graph, evidence.keys_and_values, before, largest_change)
+        derived = replace(derived, diagnostics=(*derived.diagnostics, *sentences))
     derived = replace(derived, diagnostics=(*derived.diagnostics, *float32_notes(graph)))
     # Losses of the champion's quantizers choose what is kept high, and say nothing of new ones.
     measured = replace(evidence, losses=None) if recipe.drifting_sites else evidence
@@ -182,6 +190,27 @@ def _written(
     if recipe.keeps_graph and champion and champion.graph is not None:
         return qdq.rescale(champion.graph, evidence.sites, derived.scales, derived.results)
     return qdq.write(derived.plan)
+
+
+def _with_cache(
+    graph: onnx.ModelProto,
+    cache: CacheEvidence,
+    before: onnx.ModelProto | None,
+    largest: float | None,
+) -> tuple[onnx.ModelProto, tuple[str, ...]]:
+    """Cache keys and values in INT8; what follows a champion's cache is bound as its sites are.
+
+    A graph that has such a cache already gets new scales for it.
+    """
+    found = cache_scales(cache.ranges, RangeRule.MAX)
+    deployed = stored_scales(before) if before is not None else {}
+    scales, held = limited_scales(found, deployed, largest or math.inf)
+    write = renew_cache if stored_scales(graph) else write_cache
+    sentences = [cache_saving(cache.layout)]
+    if deployed:
+        sentences.append(cache_changes(scales, deployed))
+    named = {f"the cache's {name}": change for name, change in held.items()}
+    return write(graph, scales), (*sentences, *limit_diagnostics(named, largest))
 
 
 def _within_reach(derived: Derived, deployed: Scales, largest: float | None) -> Derived:

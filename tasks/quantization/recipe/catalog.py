@@ -111,6 +111,7 @@ _ALL = (
         "recalibrate",
         "the champion's graph with scales from the new traffic",
         smoothing=DeployedSmoothing(),
+        version=5,
     ),
     Recipe(
         "recalibrate-mse",
@@ -118,7 +119,7 @@ _ALL = (
         "squared error",
         activation=_MSE,
         smoothing=DeployedSmoothing(),
-        version=5,
+        version=6,
     ),
     Recipe("int8-max", "INT8, largest magnitude, no smoothing", version=6),
     Recipe(

@@ -3,13 +3,15 @@
 The graph on both targets, its error bound, and the steps that read it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto
+from transformers import AutoModelForCausalLM
 
 from infra.engines import open_target
 from infra.engines.port import Engine
@@ -27,19 +29,29 @@ from tasks.quantization.graph.kv_cache import (
     cache_saving,
     cache_scales,
     observe_cache,
+    renew_cache,
     require_cache,
-    scale_name,
+    stored_scales,
     write_cache,
 )
 from tasks.quantization.graph.lowering import lower
+from tasks.quantization.pipeline.candidate import (
+    CacheEvidence,
+    CalibrationEvidence,
+    Champion,
+    QuantizedGraph,
+    quantize,
+)
 from tasks.quantization.pipeline.derive import derive
 from tasks.quantization.recipe.catalog import find_recipe
-from tasks.quantization.recipe.schemes import RangeRule
+from tasks.quantization.recipe.schemes import Nearest, RangeRule
 from tasks.quantization.recipe.targets import why_not
 from tasks.specs.spec import Budgets, InputSpec, ModelSpec, QualityBudget, Task
-from tests.language_folders import write_folder
+from tests.language_folders import tokenizer, write_folder
 
 MAX_LENGTH, NEW_TOKENS = 32, 8
+LETTERS = [f"{word} go stale and sit on" for word in ("models", "def add", "Katze", "auf dem Dach")]
+DIGITS = [f"{word} {number}" for word in ("ab", "cd") for number in ("12 345 67", "9801 3", "55 4")]
 TEXTS = [
     f"{word} {number} {other}"
     for number, word in enumerate(
@@ -174,19 +186,82 @@ def test_a_target_builds_int8_layers_over_an_int8_cache_with_both_profiles(
     assert opened.build(lower(graph, opened.form).SerializeToString(), made.inputs.profile).plan
 
 
-def test_a_recalibration_keeps_the_steps_that_the_cache_was_stored_with(made: Made) -> None:
-    sites = find_sites(made.graph)
-    exposed = open_target("onnxruntime-cpu").load(expose(made.graph, sites).SerializeToString())
-    derived = derive(
-        made.graph, sites, watch(exposed, sites, made.inputs, TEXTS), find_recipe("int8-kv"), None
+@dataclass(frozen=True)
+class Louder:
+    """A champion that saw letters alone, and what digits tell, whose keys are far larger."""
+
+    champion: Champion
+    digits: CalibrationEvidence
+    inputs: LanguageInputs
+    reference: Engine
+
+    def recalibrated(self, recipe: str, largest_change: float | None) -> QuantizedGraph:
+        return quantize(self.digits, find_recipe(recipe), self.champion, None, largest_change)
+
+    def lost(self, graph: onnx.ModelProto) -> float:
+        """Return the divergence of what is said after digits that are read over the cache.
+
+        In nats a token: that much the perplexity's logarithm rises on texts of full precision's
+        own. Weights are random, so that no text of ours is likelier than another.
+        """
+        engine = open_target("onnxruntime-cpu").load(lower(graph, "u8").SerializeToString())
+        read = compare_cached(self.reference, engine, self.inputs, DIGITS)
+        assert read is not None
+        return float(read.divergence.mean())
+
+
+@pytest.fixture(scope="module")
+def louder(tmp_path_factory: pytest.TempPathFactory) -> Louder:
+    folder = write_folder(tmp_path_factory.mktemp("louder"), "llama")
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    with torch.no_grad():
+        table = model.get_input_embeddings().weight
+        table[:, 0] = 0
+        table[tokenizer().encode("0123456789").ids[1:], 0] = 2 * table.abs().max()
+        for layer in model.model.layers:
+            layer.self_attn.k_proj.weight[:, 0] *= 20
+    model.save_pretrained(folder)
+    rules = InputSpec(tokenizer="tokenizer.json", max_length=MAX_LENGTH, new_tokens=NEW_TOKENS)
+    graph = export(ModelSpec.model_construct(task=Task.CAUSAL_LM, input=rules), folder)
+    layout, sites = read_layout(graph), find_sites(graph)
+    written = (folder / "tokenizer.json").read_bytes()
+    inputs = LanguageInputs(written, layout, max_length=MAX_LENGTH, new_tokens=NEW_TOKENS)
+    reference, exposed = (
+        open_target("onnxruntime-cpu").load(item.SerializeToString())
+        for item in (graph, expose(graph, sites))
     )
-    graph = write_cache(qdq.write(derived.plan), made.scales)
-    again = qdq.rescale(graph, sites, derived.scales)
-    steps = {item.name: item.raw_data for item in again.graph.initializer}
-    for name, scale in made.scales.items():
-        assert np.frombuffer(steps[scale_name(f"present.{name}")], np.float32)[0] == np.float32(
-            scale
-        )
+
+    def evidence(texts: list[str]) -> CalibrationEvidence:
+        cache = CacheEvidence(layout, observe_cache(reference, layout, inputs, texts))
+        seen = watch(exposed, sites, inputs, texts)
+        return CalibrationEvidence(graph, sites, seen, keys_and_values=cache)
+
+    made = quantize(evidence(LETTERS), replace(find_recipe("int8-kv"), rounding=Nearest()))
+    champion = Champion(made.derived.scales, made.graph)
+    return Louder(champion, evidence(DIGITS), inputs, reference)
+
+
+@pytest.mark.parametrize("recipe", ["recalibrate", "recalibrate-mse"])
+def test_a_recalibration_renews_the_steps_of_the_cache(recipe: str, louder: Louder) -> None:
+    made, cache = louder.recalibrated(recipe, None), louder.digits.keys_and_values
+    assert louder.champion.graph is not None
+    assert cache is not None
+    old, new = stored_scales(louder.champion.graph), stored_scales(made.graph)
+    assert new == pytest.approx(cache_scales(cache.ranges, RangeRule.MAX))
+    assert new["0.key"] > 5 * old["0.key"]
+    assert louder.lost(renew_cache(made.graph, old)) > 5 * louder.lost(made.graph)
+    told = next(item for item in made.derived.diagnostics if "times the champion's" in item)
+    assert f"{max(new[name] / old[name] for name in new):.3g} (" in told
+
+
+def test_no_window_moves_the_cache_further_than_the_sites(louder: Louder) -> None:
+    made = louder.recalibrated("recalibrate", 2.0)
+    assert louder.champion.graph is not None
+    old, new = stored_scales(louder.champion.graph), stored_scales(made.graph)
+    assert new["0.key"] == pytest.approx(2 * old["0.key"])
+    assert any("the cache's 0.key (" in item for item in made.derived.diagnostics)
+    with pytest.raises(BadInput, match=r"differ in the cache's 9\.key"):
+        renew_cache(louder.champion.graph, {**old, "9.key": 1.0})
 
 
 def test_a_cache_that_is_no_concatenation_is_refused_by_name(made: Made) -> None:
