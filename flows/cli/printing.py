@@ -465,6 +465,8 @@ def derived_checkpoint(made: Any) -> None:
             + (f", from layer {made.resumed_at + 1} on" if made.resumed_at else ""),
         }
     )
+    if made.cached:
+        fields({"cached in FP8": f"keys and values of {made.cached} attentions"})
     if made.unsmoothed:
         fields({"not smoothed": ", ".join(made.unsmoothed)})
     if made.scarce:

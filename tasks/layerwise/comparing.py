@@ -17,7 +17,7 @@ from infra.processes.telling import tell
 from tasks.layerwise.batches import TextBatch, begin
 from tasks.layerwise.needs import require_room
 from tasks.layerwise.quantized import QuantizedCheckpoint
-from tasks.layerwise.rounding import rounding_activations
+from tasks.layerwise.rounding import as_served
 from tasks.layerwise.scoring import scores_of_text
 from tasks.layerwise.watching import RangeWatch
 from tasks.models.catalog import RegisteredModel
@@ -82,8 +82,8 @@ def _read_quantized(
     made = quantized.layer(layer)
     with (
         decoder.loaded(layer, made.parameters()) as module,
-        watched.watching(module, prefix, made.quantized),
-        rounding_activations(module, made.quantized),
+        watched.watching(module, prefix, made),
+        as_served(module, made),
     ):
         for batch in batches:
             watched.reading(batch.cases, batch.hidden.shape[1], batch.lengths)

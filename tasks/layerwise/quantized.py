@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from infra.errors import BadInput
+from tasks.layerwise.attention_cache import CacheScales, is_cache_scale, read_scales
 from tasks.layerwise.stored_layer import StoredLayer
 from tasks.models.checkpoints.carried import CarriedCheckpoint
 from tasks.models.checkpoints.decoder import StreamedDecoder
@@ -34,6 +35,7 @@ class QuantizedLayer:
     floats: Mapping[str, torch.Tensor]  # what is not quantized, in the checkpoint's type
     quantized: Mapping[str, StoredLayer]  # linear layers
     notes: LayerNotes = field(default_factory=LayerNotes)
+    cached: Mapping[str, CacheScales] = field(default_factory=dict)  # attentions, in FP8
 
     def parameters(self) -> dict[str, torch.Tensor]:
         """Return the layer's parameters as it computes with them."""
@@ -45,6 +47,8 @@ class QuantizedLayer:
         written = {prefix + name: value for name, value in self.floats.items()}
         for name, item in self.quantized.items():
             written |= item.tensors(prefix + name)
+        for name, scales in self.cached.items():
+            written |= scales.tensors(prefix + name)
         return written
 
 
@@ -113,7 +117,8 @@ def read_layer(
         notes: What was noted when it was made; None: nobody asks.
 
     Raises:
-        BadInput: A layer has scales, and the configuration no kind for it.
+        BadInput: A layer has scales, and the configuration no kind for it; or a cache has some of
+            its scales alone.
     """
     own = {name.removeprefix(prefix): value.to(device) for name, value in state.items()}
     quantized: dict[str, StoredLayer] = {}
@@ -127,9 +132,10 @@ def read_layer(
     floats = {
         name: value
         for name, value in own.items()
-        if not gone or not name.startswith(gone) or name.endswith(".bias")
+        if (not gone or not name.startswith(gone) or name.endswith(".bias"))
+        and not is_cache_scale(name)
     }
-    return QuantizedLayer(floats, quantized, notes or LayerNotes())
+    return QuantizedLayer(floats, quantized, notes or LayerNotes(), read_scales(own))
 
 
 class QuantizedCheckpoint:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from infra.errors import Unavailable
+from tasks.layerwise.attention_cache import SCHEME
 from tasks.models.checkpoints.experts import ROUTED_TARGET, is_routed
 from tasks.specs.form import why_not_written
 
@@ -112,13 +113,16 @@ class StoredLayer:
         return cls(values, scales, bits, block, reach, by_token)
 
 
-def described(schemes: Mapping[str, dict[str, Any]], kept: Sequence[str]) -> dict[str, Any]:
+def described(
+    schemes: Mapping[str, dict[str, Any]], kept: Sequence[str], *, caches: bool = False
+) -> dict[str, Any]:
     """Return a configuration's `quantization_config`.
 
     Args:
         schemes: What `StoredLayer.scheme` says, by layer; each different one becomes a group.
             Routed experts are all of one.
         kept: Layers in floating point.
+        caches: Whether attentions have scales for keys and values in FP8.
     """
     groups: dict[str, dict[str, Any]] = {}
     for name, scheme in sorted(schemes.items()):
@@ -136,6 +140,7 @@ def described(schemes: Mapping[str, dict[str, Any]], kept: Sequence[str]) -> dic
         "quantization_status": "compressed",
         "config_groups": {f"group_{place}": group for place, group in enumerate(groups.values())},
         "ignore": list(kept),
+        **({"kv_cache_scheme": SCHEME} if caches else {}),
     }
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.layerwise.attention_cache import CacheScales, seeing
 from tasks.layerwise.batches import by_text, counted_tokens
 from tasks.layerwise.linear_sites import linear_sites
+from tasks.layerwise.quantized import QuantizedLayer
 from tasks.layerwise.stored_layer import StoredLayer
 from tasks.numerics.formats import NumberFormat
 from tasks.numerics.histogram import ExponentHistogram
@@ -33,7 +35,8 @@ def reach_of(item: StoredLayer) -> float | None:
 class RangeWatch:
     """Counts what linear layers with a static range read, before it is rounded.
 
-    A site is named by the first of the layers that read its tensor.
+    A site is named by the first of the layers that read its tensor; what an attention caches is
+    `ATTENTION.keys` and `ATTENTION.values`.
     """
 
     def __init__(self, texts: int) -> None:
@@ -72,34 +75,51 @@ class RangeWatch:
         self._lengths = lengths or [tokens] * len(cases)
 
     @contextmanager
-    def watching(
-        self, module: nn.Module, prefix: str, quantized: Mapping[str, StoredLayer]
-    ) -> Iterator[None]:
+    def watching(self, module: nn.Module, prefix: str, made: QuantizedLayer) -> Iterator[None]:
         """Watch a decoder layer's sites while the context lasts.
 
         It has to begin before the rounding of what is read, so that it sees what is rounded.
         """
-        hooks = []
+        hooks, quantized = [], made.quantized
         for site in linear_sites(module):
             first = next((name for name in site.readers if name in quantized), None)
             reach = None if first is None else reach_of(quantized[first])
             if first is None or reach is None:
                 continue
             full = prefix + first
-            self.reach[full] = reach
-            self.histograms.setdefault(full, ExponentHistogram.empty())
-            self._fraction.setdefault(full, np.zeros(self._texts))
-            self._amax.setdefault(full, np.zeros(self._texts))
+            self._begin(full, reach)
 
             def see(_: Any, inputs: tuple[torch.Tensor, ...], full: str = full) -> None:
                 self._see(full, inputs[0])
 
             hooks.append(module.get_submodule(first).register_forward_pre_hook(see))
+        cached = {name: self._of_cache(prefix + name, item) for name, item in made.cached.items()}
         try:
-            yield
+            with seeing(module, cached):
+                yield
         finally:
             for hook in hooks:
                 hook.remove()
+
+    def _begin(self, full: str, reach: float) -> None:
+        self.reach[full] = reach
+        self.histograms.setdefault(full, ExponentHistogram.empty())
+        self._fraction.setdefault(full, np.zeros(self._texts))
+        self._amax.setdefault(full, np.zeros(self._texts))
+
+    def _of_cache(
+        self, full: str, scales: CacheScales
+    ) -> Callable[[torch.Tensor, torch.Tensor], None]:
+        """Return what counts an attention's keys and values."""
+        names = f"{full}.keys", f"{full}.values"
+        for name, scale in zip(names, (scales.key, scales.value), strict=True):
+            self._begin(name, scale * NumberFormat.FP8.largest)
+
+        def see(keys: torch.Tensor, values: torch.Tensor) -> None:
+            self._see(names[0], keys)
+            self._see(names[1], values)
+
+        return see
 
     def _see(self, full: str, values: torch.Tensor) -> None:
         wide = values.detach().float()

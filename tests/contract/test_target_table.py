@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import onnx
 import pytest
 
 from infra.engines import open_target
@@ -20,6 +21,7 @@ from tasks.quantization.recipe.recipe import Recipe
 from tasks.quantization.recipe.targets import (
     FEATURES,
     ONNXRUNTIME,
+    TARGETS,
     TENSORRT_RTX,
     expressible,
     require_expressible,
@@ -39,13 +41,14 @@ ALONE = [
     for item in RECIPES.values()
     if item.quantized and not item.starts_from_champion and not item.high_precision_sites
 ]
+WITHOUT_CACHE = [item for item in ALONE if item.kv_cache is not NumberFormat.FP8]
 SHORT = [item for item in ALONE if item.rest is NumberFormat.FP16]
 WIDENED = [item for item in SHORT if item.weights.format is not NumberFormat.FP4]
 
 
 @pytest.mark.parametrize("target", [ONNXRUNTIME, TENSORRT_RTX])
 @pytest.mark.parametrize(
-    "recipe", [item for item in ALONE if item not in SHORT], ids=lambda recipe: recipe.name
+    "recipe", [item for item in WITHOUT_CACHE if item not in SHORT], ids=lambda recipe: recipe.name
 )
 def test_a_target_builds_what_the_table_says_it_can_express_and_nothing_else(
     recipe: Recipe, target: str, workspace: Settings, monkeypatch: pytest.MonkeyPatch
@@ -61,6 +64,20 @@ def test_a_target_builds_what_the_table_says_it_can_express_and_nothing_else(
     else:
         with pytest.raises(Refused):
             opened.build(graph.SerializeToString(), PROFILE)
+
+
+def test_onnx_joins_no_past_and_new_values_in_fp8() -> None:
+    """TensorRT-RTX builds such a graph all the same; a release has to be ONNX."""
+    kind = onnx.TensorProto.FLOAT8E4M3FN
+    tensors = [onnx.helper.make_tensor_value_info(name, kind, ["n"]) for name in ("past", "new")]
+    present = onnx.helper.make_tensor_value_info("present", kind, ["m"])
+    join = onnx.helper.make_node("Concat", ["past", "new"], ["present"], axis=0)
+    graph = onnx.helper.make_graph([join], "cache", tensors, [present])
+    opset = onnx.helper.make_opsetid("", onnx.defs.onnx_opset_version())
+    model = onnx.helper.make_model(graph, opset_imports=[opset])
+    with pytest.raises(onnx.shape_inference.InferenceError, match="unsupported type"):
+        onnx.checker.check_model(model, full_check=True)
+    assert all("Concat" in str(why_not(RECIPES["fp8-kv"], target)) for target in TARGETS)
 
 
 def made_by(recipe: Recipe, target: str) -> Built:

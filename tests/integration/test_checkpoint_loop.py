@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 import yaml
@@ -152,15 +153,21 @@ def test_the_same_traffic_is_kept_and_another_is_recalibrated(
 def test_what_vllm_is_given_reads_as_it_was_judged(
     recalibrated: dict[str, Any], tmp_path: Path
 ) -> None:
+    from flows.publishing.checkpoints import publish_vllm
+
+    folder = Path(publish_vllm("large", str(tmp_path / "served")).where)
+    read, judged = read_and_judged(folder, registered_index(recalibrated["other"]))
+    assert np.allclose(read, judged, atol=2e-3)
+
+
+def read_and_judged(folder: Path, index: bytes) -> tuple[list[float], Any]:
+    """Return the golden texts' losses as transformers reads them, and as they were judged."""
     from transformers import AutoModelForCausalLM
 
-    from flows.publishing.checkpoints import publish_vllm
     from tasks.models.catalog import open_model
     from tasks.models.inputs import language_inputs
     from tasks.validation.forms.checkpoint import CheckpointJudge
 
-    publication = publish_vllm("large", str(tmp_path / "served"))
-    folder = Path(publication.where)
     registered = open_model("large")
     inputs = language_inputs(registered.inputs)
     texts = [str(case.payload) for case in registered.golden.cases]
@@ -171,10 +178,8 @@ def test_what_vllm_is_given_reads_as_it_was_judged(
         with torch.no_grad():
             logits = loaded(ids).logits[0, :-1]
         losses.append(float(torch.nn.functional.cross_entropy(logits, ids[0, 1:])))
-    index = registered_index(recalibrated["other"])
     scores = CheckpointJudge().scores(registered, "compressed-tensors", index)
-    judged = scores["loss-candidate"].values
-    assert np.allclose(losses, judged, atol=2e-3)
+    return losses, scores["loss-candidate"].values
 
 
 def registered_index(outcome: Any) -> bytes:
@@ -279,6 +284,32 @@ def test_a_checkpoint_that_was_killed_while_it_was_made_goes_on(
     assert written == [0, -1, 1, 2]  # the first layer is not made again
     assert "making int8-per-token: decoder layer 2 of 2" in said
     assert "reading 40 texts: decoder layer 1 of 2" in said  # golden ones, by both sides
+
+
+def test_a_cache_in_fp8_is_judged_as_it_is_read_and_its_ranges_are_watched(
+    large: Settings, tmp_path: Path
+) -> None:
+    """Of random weights, FP8 leaves too little agreement: the release is refused, and stored."""
+    from flows.requantize import requantize
+    from tasks.layerwise.comparing import compare_payloads
+    from tasks.models.catalog import open_model
+    from tasks.models.checkpoints.carried import CarriedCheckpoint
+
+    serve(large, "large", 3, traffic(SHIFTED, 4, "xx"))
+    outcome = requantize("large", recipe="fp8-kv")
+    index = registered_index(outcome)
+    assert "keys and values of 2 attentions are cached in FP8" in outcome.candidates[0].diagnostics
+    stored = CarriedCheckpoint(onnx.load_from_string(index))
+    stored.write_folder(tmp_path / "served")
+    read, judged = read_and_judged(tmp_path / "served", index)
+    assert np.allclose(read, judged, atol=2e-3)
+    assert outcome.release is not None
+    sites = json.loads(large.release("large", outcome.release).file("scales.json"))["sites"]
+    cached = {f"model.layers.{n}.self_attn.{of}" for n in (0, 1) for of in ("keys", "values")}
+    texts = [case.payload for case in open_model("large").golden.cases[:4]]
+    watched = compare_payloads(open_model("large"), stored, texts).watched
+    assert cached < set(sites) == set(watched.reach)
+    assert all(watched.histograms[name].total for name in cached)
 
 
 @pytest.mark.parametrize(

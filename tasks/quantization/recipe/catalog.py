@@ -255,6 +255,14 @@ _ALL = (
         version=5,
     ),
     Recipe(
+        "fp8-kv",
+        "fp8 with keys and values cached in FP8: for checkpoints of language models",
+        WeightScheme(NumberFormat.FP8),
+        Static(NumberFormat.FP8, headroom=FP8_HEADROOM),
+        kv_cache=NumberFormat.FP8,
+        version=5,
+    ),
+    Recipe(
         "nvfp4",
         "FP4 weights, GPTQ rounding, and activations, 16 a scale, the output layer's weights INT8",
         _NVFP4,

@@ -44,7 +44,10 @@ _RULES: Sequence[tuple[Callable[[Recipe], bool], str]] = (
     ),
     (lambda r: not isinstance(r.rounding, Nearest | Gptq), "trained rounding"),
     (lambda r: r.high_precision is not None, "a choice of sites for floating point"),
-    (lambda r: r.kv_cache is not NumberFormat.FP32, "a quantized cache"),
+    (
+        lambda r: r.kv_cache is NumberFormat.INT8,
+        "keys and values cached in INT8: vLLM reads scales of FP8 alone",
+    ),
     (lambda r: r.raised is not None, "layers that are chosen by a mean of bits"),
     (lambda r: r.bias_correction, "corrected biases"),
     (lambda r: r.int8_products, "INT8 products of INT4 weights"),

@@ -144,13 +144,14 @@ def climb_checkpoint(
         recipe: The only candidate, where a person named one.
         made_by: The champion's recipe; None where there is no champion.
         action: A safety fallback goes to full precision at once.
-        search: Also try what is seldom good enough.
+        search: Also try what is seldom good enough, but for another cache: not every server has it.
     """
     if recipe is not None:
         return (find_recipe(recipe),)
     if action is Action.FALLBACK:
         return (RECIPES[FALLBACK],)
-    more = RECIPES if search == "full" else ()
+    by_name = [name for name, item in RECIPES.items() if item.kv_cache is NumberFormat.FP32]
+    more = by_name if search == "full" else ()
     names = dict.fromkeys((*([made_by] if made_by else ()), *OF_CHECKPOINTS, *more))
     held = (RECIPES[name] for name in names if why_not(RECIPES[name], CHECKPOINT) is None)
     return (*(item for item in held if item.quantized), RECIPES[FALLBACK])

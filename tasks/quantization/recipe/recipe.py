@@ -69,9 +69,10 @@ class Recipe:
                 f"recipe {self.name}: an embedding table cannot be stored in {self.tables}: "
                 "use INT8, FP16 or BF16"
             )
-        if self.kv_cache not in (NumberFormat.FP32, NumberFormat.INT8):
+        if self.kv_cache not in (NumberFormat.FP32, NumberFormat.INT8, NumberFormat.FP8):
             raise BadInput(
-                f"recipe {self.name}: keys and values cannot be cached in {self.kv_cache}: use INT8"
+                f"recipe {self.name}: keys and values cannot be cached in {self.kv_cache}: use "
+                "INT8 or FP8"
             )
         for pair in UNSUPPORTED:
             if pair.asked_by(self):
@@ -311,6 +312,12 @@ UNSUPPORTED: Sequence[Pair] = (
             and (r.kv_cache is not NumberFormat.FP32 or isinstance(r.activation, Dynamic))
         ),
         "keep the rest in FP32, or use static activations without a cache of its own",
+    ),
+    Pair(
+        "an FP8 cache",
+        "smoothing",
+        lambda r: r.kv_cache is NumberFormat.FP8 and r.smoothing is not None,
+        "leave smoothing out: its scales divide values behind the range that was observed",
     ),
     Pair(
         "smoothing",

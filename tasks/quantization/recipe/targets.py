@@ -33,6 +33,7 @@ class Feature:
 _ONNXRUNTIME_REST = "its CPU provider widens FP16 to float32 again, and INT8 products with it"
 _NVIDIA_ZERO_POINT = "its parser takes no zero-point but 0 (shiftIsAllZeros)"
 _NVIDIA_DYNAMIC = "it has no DynamicQuantizeLinear: ranges are fixed when the engine is built"
+_NO_FP8_JOINED = "ONNX's Concat, which joins past and new values, takes no FP8; INT8 is as small"
 _NVIDIA_INT2 = "its parser knows no 2-bit type"
 
 FEATURES: Sequence[Feature] = (
@@ -83,6 +84,11 @@ FEATURES: Sequence[Feature] = (
     ),
     Feature("INT8 embedding tables", lambda r: r.tables is NumberFormat.INT8, {}),
     Feature("INT8 cache of keys and values", lambda r: r.kv_cache is NumberFormat.INT8, {}),
+    Feature(
+        "FP8 cache of keys and values",
+        lambda r: r.kv_cache is NumberFormat.FP8,
+        dict.fromkeys(TARGETS, _NO_FP8_JOINED),
+    ),
 )
 
 

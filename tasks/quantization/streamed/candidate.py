@@ -184,6 +184,8 @@ def _remarks(made: DerivedCheckpoint | None) -> Iterator[str]:
     if made is None:
         return
     yield f"{made.quantized} linear layers of {made.layers} decoder layers are quantized"
+    if made.cached:
+        yield f"keys and values of {made.cached} attentions are cached in FP8"
     if made.kept:
         more = f" and {len(made.kept) - _SHOWN} more" if len(made.kept) > _SHOWN else ""
         yield f"in floating point as stored: {', '.join(made.kept[:_SHOWN])}{more}"

@@ -21,7 +21,7 @@ from infra.canonical import sha256
 from infra.errors import BadInput
 from infra.processes.memory import return_freed
 from tasks.layerwise.quantized import LayerNotes, QuantizedLayer
-from tasks.layerwise.rounding import rounding_activations
+from tasks.layerwise.rounding import as_served
 from tasks.layerwise.stored_layer import described, require_package
 from tasks.layerwise.watching import RangeWatch
 from tasks.models.checkpoints.decoder import LayerCall, StreamedDecoder
@@ -30,7 +30,7 @@ from tasks.quantization.recipe.recipe import Recipe
 from tasks.quantization.streamed.judging import JudgedGroup, judge
 from tasks.quantization.streamed.layer import LayerQuantizer
 from tasks.quantization.streamed.needs import needed_memory, require_room
-from tasks.quantization.streamed.observing import SiteView, watching
+from tasks.quantization.streamed.observing import CacheView, SiteView, watching, watching_cache
 from tasks.quantization.streamed.scheme import scheme_of
 from tasks.quantization.streamed.written import WrittenCheckpoint
 
@@ -57,6 +57,7 @@ class DerivedCheckpoint:
     seconds: float  # of this call
     estimated: int | None  # bytes of memory at the peak; None: a device held the layers
     resumed_at: int  # layers that an earlier call had made
+    cached: int  # attentions whose keys and values are cached in FP8
     judged: tuple[JudgedGroup, ...]
 
 
@@ -68,6 +69,7 @@ class _Made:
     kept: list[str] = field(default_factory=list)
     unsmoothed: list[str] = field(default_factory=list)
     scarce: list[str] = field(default_factory=list)
+    cached: int = 0
     resumed: int = 0
 
     def add(self, prefix: str, layer: QuantizedLayer, kept: Sequence[str]) -> None:
@@ -76,6 +78,7 @@ class _Made:
         self.unsmoothed += [prefix + name for name in layer.notes.unsmoothed]
         self.scarce += [prefix + name for name in layer.notes.scarce]
         self.kept += kept
+        self.cached += len(layer.cached)
 
 
 @dataclass(slots=True, eq=False)
@@ -127,6 +130,7 @@ def derive(
     if scheme.learns and (calibration is None or not calibration.numel()):
         raise BadInput(_WITHOUT_DATA.format(recipe.name))
     decoder = StreamedDecoder(stored, device, dtype)
+    quantizer = LayerQuantizer(decoder, scheme, keep)
     written = WrittenCheckpoint(
         output,
         stored.folder,
@@ -139,7 +143,6 @@ def derive(
     held = int(psutil.Process().memory_info().rss)
     needed = needed_memory(decoder, scheme, observed, windows, TOKENS_AT_ONCE["cpu"])
     require_room(decoder, scheme, output, stored.size, needed if on_cpu else None)
-    quantizer = LayerQuantizer(decoder, scheme, keep)
     run = _Derivation(decoder, quantizer, written, windows, watched, ceilings or {})
     made = run.all_layers(observed, told)
     if not made.schemes:
@@ -148,7 +151,8 @@ def derive(
         written.write(decoder.layers, stored.read(decoder.outside), LayerNotes())
     found, kept = run.judged(), (*made.kept, *decoder.heads)
     report = {"recipe": recipe.name, "judged": [asdict(item) for item in found]}
-    written.finish(described(made.schemes, run.in_floats(made.schemes)), report)
+    in_floats, caches = run.in_floats(made.schemes), bool(made.cached)
+    written.finish(described(made.schemes, in_floats, caches=caches), report)
     return DerivedCheckpoint(
         str(output),
         recipe.name,
@@ -161,6 +165,7 @@ def derive(
         perf_counter() - begun,
         held + needed if on_cpu else None,
         made.resumed,
+        made.cached,
         found,
     )
 
@@ -269,18 +274,22 @@ class _Derivation:
         decoder, calibration = self._decoder, self._streams.calibration
         original = decoder.original(layer)
         views: Mapping[str, SiteView] = {}
+        handed: Mapping[str, CacheView] = {}
         example = None
         if calibration is not None or self._windows:
             with decoder.loaded(layer, original) as module:
                 if calibration is not None:
                     sites, wanted = self._quantizer.watched(layer), self._quantizer.wanted
                     tokens = calibration.shape[0] * calibration.shape[1]
-                    with watching(module, sites, wanted, tokens, self._limits(layer)) as views:
+                    with (
+                        watching(module, sites, wanted, tokens, self._limits(layer)) as views,
+                        watching_cache(module, self._quantizer.caching(layer), tokens) as handed,
+                    ):
                         self._show(layer, calibration)
                     call = self._calls[_size(self._split(calibration)[0])][layer]
                     example = calibration[:1], call.first()
                 self._pass_all(layer, self._streams.exact)
-        quantized = self._quantizer.quantize(layer, original, views, example)
+        quantized = self._quantizer.quantize(layer, original, views, example, handed)
         tensors = quantized.tensors(decoder.prefix(layer))
         stored = {decoder.names.stored(name): value for name, value in tensors.items()}
         self._written.write(layer, stored, quantized.notes)
@@ -347,10 +356,10 @@ class _Derivation:
         with decoder.loaded(layer, made.parameters()) as module:
             if calibration is not None and (watched is not None or layer + 1 < decoder.layers):
                 prefix = decoder.prefix(layer)
-                watching = watched and watched.watching(module, prefix, made.quantized)
-                with watching or nullcontext(), rounding_activations(module, made.quantized):
+                seen = watched and watched.watching(module, prefix, made)
+                with seen or nullcontext(), as_served(module, made):
                     self._pass(layer, calibration, watched)
-            with rounding_activations(module, made.quantized):
+            with as_served(module, made):
                 self._pass_all(layer, streams.quantized)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from infra.errors import BadInput
+from tasks.layerwise.attention_cache import CacheScales, cached_attentions
 from tasks.layerwise.linear_sites import LinearSite, linear_sites
 from tasks.layerwise.quantized import LayerNotes, QuantizedLayer, StoredKind, read_layer
 from tasks.layerwise.stored_layer import StoredLayer
@@ -15,7 +16,7 @@ from tasks.models.checkpoints.experts import is_routed
 from tasks.quantization.recipe.schemes import PerToken, Static
 from tasks.quantization.streamed.folding import exact_folds, fold, smoothing_scales
 from tasks.quantization.streamed.needs import WIDE
-from tasks.quantization.streamed.observing import SiteView, Wanted
+from tasks.quantization.streamed.observing import CacheView, SiteView, Wanted
 from tasks.quantization.streamed.rounding import Rounded, compensated, input_scale_of, nearest
 from tasks.quantization.streamed.scheme import LayerScheme
 
@@ -43,6 +44,8 @@ class LayerQuantizer:
             raise BadInput(f"keep {keep!r} is no regular expression ({exc})") from exc
         self._foldable: dict[tuple[LinearSite, ...], frozenset[str]] = {}
         self._require_all_experts()
+        if scheme.cache is not None:
+            self._require_caches()
 
     def _require_all_experts(self) -> None:
         if self._keep is None:
@@ -54,6 +57,23 @@ class LayerQuantizer:
                 f"keep {self._keep.pattern!r} finds the routed expert {found}, and transformers "
                 "and vLLM read all of them in one format: write a pattern that finds none of them"
             )
+
+    def _require_caches(self) -> None:
+        recipe, decoder = self._scheme.recipe, self._decoder
+        if getattr(decoder.model.config, "kv_lora_rank", None):
+            raise BadInput(
+                f"recipe {recipe} has scales for keys and values, and {decoder.kind} caches what "
+                "both are made from: use the recipe without -kv"
+            )
+        if not any(map(self.caching, range(decoder.layers))):
+            raise BadInput(
+                f"recipe {recipe} has scales for keys and values, and no attention of "
+                f"{decoder.kind} is known to cache them: use the recipe without -kv"
+            )
+
+    def caching(self, layer: int) -> tuple[str, ...]:
+        """Return the attentions of a layer whose keys and values are to be cached in FP8."""
+        return cached_attentions(self._decoder.module(layer)) if self._scheme.cache else ()
 
     def wanted(self, site: LinearSite) -> Wanted:
         """Return what is to be learned of a site: of routed experts, what GPTQ needs."""
@@ -89,6 +109,7 @@ class LayerQuantizer:
         original: Mapping[str, torch.Tensor],
         views: Mapping[str, SiteView],
         example: tuple[torch.Tensor, LayerCall] | None,
+        handed: Mapping[str, CacheView] | None = None,
     ) -> QuantizedLayer:
         """Quantize a layer.
 
@@ -98,6 +119,10 @@ class LayerQuantizer:
             views: What its sites saw, by name; empty where the scheme learns nothing.
             example: Hidden states [1, tokens, width] before it and how it is called, on which folds
                 are tried; None where nothing is smoothed.
+            handed: What its attentions handed to their caches, by name; None: nobody asks.
+
+        Raises:
+            BadInput: No text reaches a static range.
         """
         sites, scheme = self.sites(layer), self._scheme
         smooth = [site for site in sites if not site.routed]
@@ -136,7 +161,26 @@ class LayerQuantizer:
             for name, value in parameters.items()
             if name.removesuffix(".weight") not in quantized
         }
-        return QuantizedLayer(floats, quantized, LayerNotes(unsmoothed, tuple(scarce)))
+        kind = _scales_in(min(original.values(), key=lambda value: value.dtype.itemsize))
+        cached = {
+            name: self._cache_scales(layer, name, view, kind)
+            for name, view in (handed or {}).items()
+        }
+        return QuantizedLayer(floats, quantized, LayerNotes(unsmoothed, tuple(scarce)), cached)
+
+    def _cache_scales(
+        self, layer: int, name: str, view: CacheView, kind: torch.dtype | None
+    ) -> CacheScales:
+        key, value = (
+            input_scale_of(self._scheme.cache, item, None, kind) if item.seen else None
+            for item in (view.keys, view.values)
+        )
+        if key is None or value is None:
+            raise BadInput(
+                f"{self._decoder.prefix(layer)}{name} hands its cache no keys and values, and "
+                f"recipe {self._scheme.recipe} has scales for them: use the recipe without -kv"
+            )
+        return CacheScales(key, value)
 
     def read(
         self, layer: int, state: Mapping[str, torch.Tensor], notes: LayerNotes

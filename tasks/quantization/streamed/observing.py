@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infra.errors import BadInput
+from tasks.layerwise.attention_cache import seeing
 from tasks.layerwise.linear_sites import LinearSite
 from tasks.numerics.histogram import ExponentHistogram
 from tasks.observation.counting import Counted, start
@@ -150,6 +151,36 @@ def watching(
     finally:
         for hook in hooks:
             hook.remove()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CacheView:
+    """What one attention handed to its cache."""
+
+    keys: SiteView
+    values: SiteView
+
+    def add(self, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """Add a batch, [batch, tokens, heads * width]."""
+        self.keys.add(keys)
+        self.values.add(values)
+
+
+@contextmanager
+def watching_cache(
+    layer: nn.Module, names: Sequence[str], tokens: int
+) -> Iterator[dict[str, CacheView]]:
+    """Count what attentions of a loaded layer hand to their caches while the context lasts.
+
+    Args:
+        layer: A decoder layer with its weights.
+        names: Of the attentions.
+        tokens: How many will be seen in all.
+    """
+    wanted = Wanted(ranges=True, rows=False, gram=False)
+    views = {name: CacheView(SiteView(wanted, tokens), SiteView(wanted, tokens)) for name in names}
+    with seeing(layer, {name: view.add for name, view in views.items()}):
+        yield views
 
 
 def _gram(rows: torch.Tensor) -> torch.Tensor:

@@ -10,7 +10,10 @@ from tasks.numerics.quantized_weight import WeightScheme
 from tasks.quantization.recipe.catalog import RECIPES
 from tasks.quantization.recipe.checkpoints import why_not_in_checkpoint
 from tasks.quantization.recipe.recipe import Recipe
-from tasks.quantization.recipe.schemes import Gptq, PerToken, Searched, Static
+from tasks.quantization.recipe.schemes import FP8_HEADROOM, Gptq, PerToken, Searched, Static
+
+FP8_CACHE = Static(NumberFormat.FP8, headroom=FP8_HEADROOM)
+"""Keys and values in FP8: the range rule of FP8 activations."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +25,13 @@ class LayerScheme:
     activation: Static | PerToken | None
     smooths: bool
     compensates: bool  # by GPTQ
+    cache: Static | None = None  # of keys and values
 
     @property
     def learns(self) -> bool:
         """Whether it needs a calibration set."""
-        return self.smooths or self.compensates or isinstance(self.activation, Static)
+        static = isinstance(self.activation, Static) or self.cache is not None
+        return self.smooths or self.compensates or static
 
     @property
     def block(self) -> int | None:
@@ -77,4 +82,5 @@ def scheme_of(recipe: Recipe) -> LayerScheme:
         activation if isinstance(activation, Static | PerToken) else None,
         isinstance(recipe.smoothing, Searched),
         isinstance(recipe.rounding, Gptq),
+        FP8_CACHE if recipe.kv_cache is NumberFormat.FP8 else None,
     )

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from tasks.layerwise.batches import begin
+from tasks.layerwise.quantized import QuantizedLayer
 from tasks.layerwise.request_amax import _figures
 from tasks.layerwise.stored_layer import StoredLayer
 from tasks.layerwise.watching import RangeWatch
@@ -62,7 +63,9 @@ def test_what_stands_behind_a_text_counts_nowhere() -> None:
     stored = StoredLayer(torch.zeros(4, 4, dtype=torch.int8), torch.ones(4, 1), 8, None, 1.5 / 127)
     watched = RangeWatch(2)
     watched.reading([1, 0], 3, [1, 3])
-    with watched.watching(torch.nn.ModuleDict({"a": layer}), "m.", {"a": stored}):
+    with watched.watching(
+        torch.nn.ModuleDict({"a": layer}), "m.", QuantizedLayer({}, {"a": stored})
+    ):
         layer(values)
     assert watched.clipping.fraction.tolist() == [[1.0], [0.0]]
     assert watched.clipping.amax.tolist() == [[2.0], [1.0]]

@@ -208,7 +208,13 @@ def test_the_combinations_that_are_defined_are_counted() -> None:
         ),
         ({"quantized": False, "bias_correction": True}, "full precision", "a technique", "leave"),
         ({"tables": NumberFormat.INT4}, "embedding table", "int4", "use INT8"),
-        ({"kv_cache": NumberFormat.FP8}, "keys and values", "fp8", "use INT8"),
+        ({"kv_cache": NumberFormat.INT4}, "keys and values", "int4", "use INT8 or FP8"),
+        (
+            {"kv_cache": NumberFormat.FP8, "smoothing": Searched()},
+            "an FP8 cache",
+            "smoothing",
+            "leave smoothing out",
+        ),
     ],
 )
 def test_a_refusal_names_both_techniques_and_what_is_possible(

@@ -159,7 +159,7 @@ def test_folded_scales_leave_full_precision_as_it_was(folder: Any, tmp_path: Pat
     assert made.judged[0].perplexity_ratio == pytest.approx(1, abs=0.02)
 
 
-@pytest.mark.parametrize("recipe", ["int8-smooth", "int4-gptq"])
+@pytest.mark.parametrize("recipe", ["int8-smooth", "int4-gptq", "fp8-kv"])
 def test_an_ended_derivation_goes_on_to_the_same_tensors(
     folder: Any, tmp_path: Path, recipe: str
 ) -> None:
