@@ -9,13 +9,12 @@ from flows.outcomes import JudgedCandidate
 from infra.cluster import InProcess, open_mapper
 from infra.errors import BadInput, Refused
 from infra.settings import NONE
-from tasks.models.catalog import RegisteredModel, where_spread
+from tasks.models.catalog import RegisteredModel, open_model, where_spread
 from tasks.quantization import steps as quantization_steps
 from tasks.quantization.forms import DERIVATIONS
 from tasks.quantization.measuring import loss_left
 from tasks.quantization.recipe.ladder import (
     Search,
-    chooses_sites,
     is_hopeless,
     may_cost_less,
 )
@@ -265,7 +264,8 @@ def _losses(
     material: ClimbInputs, recipe: Recipe, progress: Progress, fraction: float, *, thorough: bool
 ) -> str | None:
     """Measure how sensitive the sites are, where the recipe chooses among them."""
-    if not chooses_sites(recipe):
+    form = open_model(material.calibration.model).form
+    if not DERIVATIONS.of(form).ranks_sites(recipe):
         return None
     progress.step("measuring the sites' sensitivity", fraction)
     return quantization_steps.measure_sensitivity(

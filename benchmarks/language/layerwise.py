@@ -2,7 +2,8 @@
 
 On SmolLM2-135M-Instruct and on a Llama of 1.1 billion random weights. llm-compressor runs by the
 interpreter that `LLM_COMPRESSOR_PYTHON` names, since it wants other versions of what Requant needs;
-so does AutoRound by `AUTO_ROUND_PYTHON`, on SmolLM2 alone: it learns, which takes long.
+so does AutoRound by `AUTO_ROUND_PYTHON`, on SmolLM2 alone: it learns, which takes long. There
+Requant also writes two means of bits a weight, which measure what each site loses first.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ from benchmarks.language.drift import HOME, _text
 NAME, TITLE = "llm-layerwise", "INT4 by GPTQ from a checkpoint: time, memory, perplexity"
 PEER_PYTHON, LEARNING_PYTHON = "LLM_COMPRESSOR_PYTHON", "AUTO_ROUND_PYTHON"
 OURS, PEER, LEARNING = "Requant", "llm-compressor", "AutoRound, light"
+OUR_RECIPES = {OURS: "int4-gptq"}
+BY_BITS = {"Requant, 4.5 bits": "int4-4.5-bits", "Requant, 6 bits": "int4-6-bits"}
 LEARNED = "perplexity over AutoRound's"
 PACKED = "packed"
 """A folder beside weights in floating point, with what their toolkit would ship of them."""
@@ -48,6 +51,7 @@ class LayerwiseRow:
     estimated: float | None = column("estimated, GB", ".2f")
     seconds: float = column("s", ".0f")
     cpu: float = column("CPU s", ".0f")
+    bits: float | None = column("bits a weight", ".2f")
     size: float = column("bytes over the checkpoint's", ".3f")
     ratio: float = column("perplexity over full precision's", ".4f")
 
@@ -117,16 +121,18 @@ def _rows(
     path, output = folder.parent / "ids.npy", folder.parent / "out"
     np.save(path, observed)
     scripts = Path(__file__).resolve().parents[1] / "peers"
-    commands = {OURS: [sys.executable, "-m", "benchmarks.language.one_derivation"]}
+    ours = OUR_RECIPES | (BY_BITS if model == SMOLLM2 else {})
+    own = [sys.executable, "-m", "benchmarks.language.one_derivation"]
+    commands = dict.fromkeys(ours, own)
     if peers[PEER]:
         commands[PEER] = [peers[PEER], str(scripts / "llm_compressor.py")]
     if peers[LEARNING] and model == SMOLLM2:
         commands[LEARNING] = [peers[LEARNING], str(scripts / "auto_round_light.py")]
     exact = _loss(folder, judged)
     for toolkit, command in commands.items():
-        last = "int4-gptq" if toolkit == OURS else str(BLOCK)
+        last = ours.get(toolkit, str(BLOCK))
         ran = watched([*command, str(folder), str(path), str(output), last])
-        told = json.loads(ran.output.splitlines()[-1]) if toolkit == OURS else {}
+        told = json.loads(ran.output.splitlines()[-1]) if toolkit in ours else {}
         size = (_bytes(output / PACKED) or _bytes(output)) / _bytes(folder)
         ratio = math.exp(_loss(output, judged) - exact)
         shutil.rmtree(output)
@@ -138,6 +144,7 @@ def _rows(
             told["estimated"] / 1e9 if told else None,
             ran.seconds,
             ran.cpu,
+            told.get("bits"),
             size,
             ratio,
         )

@@ -13,13 +13,17 @@ import torch
 from tasks.models.checkpoints.stored import StoredCheckpoint
 from tasks.quantization.recipe.catalog import find_recipe
 from tasks.quantization.streamed.derive import derive
+from tasks.quantization.streamed.losses import place
 
 
 def main(folder: str, ids: str, output: str, recipe: str) -> None:
     """Derive by the product's own function, and print its estimate."""
     windows = torch.from_numpy(np.load(ids))
-    made = derive(StoredCheckpoint(Path(folder)), Path(output), find_recipe(recipe), windows)
-    sys.stdout.write(json.dumps({"estimated": made.estimated, "size": made.size_ratio}) + "\n")
+    stored, chosen = StoredCheckpoint(Path(folder)), find_recipe(recipe)
+    raised = place(None, stored, chosen, windows).raised
+    made = derive(stored, Path(output), chosen, windows, raised=raised)
+    told = {"estimated": made.estimated, "size": made.size_ratio, "bits": made.bits}
+    sys.stdout.write(json.dumps(told) + "\n")
 
 
 if __name__ == "__main__":

@@ -461,10 +461,13 @@ def derived_checkpoint(made: Any) -> None:
             "quantized": f"{made.quantized} linear layers of {made.layers} decoder layers",
             "in floating point": ", ".join(made.kept) or "none",
             "size": f"{made.size_ratio:.3f} of the checkpoint's",
+            "bits a weight": f"{made.bits:.2f} where quantized, scales counted",
             "seconds": f"{made.seconds:.0f}"
             + (f", from layer {made.resumed_at + 1} on" if made.resumed_at else ""),
         }
     )
+    if made.raised:
+        fields({"in INT8": ", ".join(made.raised)})
     if made.cached:
         fields({"cached in FP8": f"keys and values of {made.cached} attentions"})
     if made.unsmoothed:

@@ -13,7 +13,7 @@ from tasks.models.corpus import read_corpus
 from tasks.models.folders.table import read_table
 from tasks.quantization.recipe.catalog import find_recipe
 from tasks.quantization.streamed.derive import DerivedCheckpoint, derive
-from tasks.quantization.streamed.losses import named_or_lossy
+from tasks.quantization.streamed.losses import place
 from tasks.quantization.streamed.texts import windows_by_group
 
 if TYPE_CHECKING:
@@ -72,6 +72,7 @@ def quantize_checkpoint(
     if judge is not None:
         judged.update(windows_by_group(folder, _read(judge), tokens, JUDGED))
     stored = StoredCheckpoint(folder)
+    placement = place(keep, stored, chosen, observed, device=device, told=told)
     return derive(
         stored,
         output,
@@ -79,7 +80,8 @@ def quantize_checkpoint(
         observed,
         judged,
         device=device,
-        keep=named_or_lossy(keep, stored, chosen, observed, device=device, told=told),
+        keep=placement.keep,
+        raised=placement.raised,
         told=told,
     )
 

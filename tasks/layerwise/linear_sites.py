@@ -26,6 +26,23 @@ _READERS: tuple[tuple[str, tuple[str, ...]], ...] = (
 changes nothing is tried on each layer before it is used: `tasks.quantization.streamed.folding`."""
 
 
+_FUSED: tuple[frozenset[str], ...] = (
+    frozenset({"q_proj", "k_proj", "v_proj"}),
+    frozenset({"gate_proj", "up_proj"}),
+    frozenset({"q_a_proj", "kv_a_proj_with_mqa"}),
+)
+
+
+def fused_name(name: str) -> str:
+    """Return what a linear layer and those have in common that vLLM multiplies by as one matrix.
+
+    It reads all of one in one format.
+    """
+    beside, _, leaf = name.rpartition(".")
+    whole = next((leaves for leaves in _FUSED if leaf in leaves), (leaf,))
+    return f"{beside}.{'+'.join(sorted(whole))}"
+
+
 @dataclass(frozen=True, slots=True)
 class LinearSite:
     """Linear layers of one decoder layer that read the same tensor."""

@@ -65,6 +65,14 @@ class WeightScheme:
                 f"or FP4 or FP8 in blocks of {MX_BLOCK} with scales in E8M0 (MX)"
             )
 
+    def stored_bits(self, outputs: int, inputs: int, of_scale: int = 32) -> int:
+        """Return what a weight [outputs, inputs] takes, with so many bits a scale."""
+        if isinstance(self.granularity, PerBlock):
+            scales = outputs * -(-inputs // self.granularity.size)
+        else:
+            scales = outputs if isinstance(self.granularity, PerChannel) else 1
+        return outputs * inputs * self.format.bits + of_scale * scales
+
     def tensor_scale(self, flat: NDArray[np.float32]) -> float | None:
         """Return the scale of NVFP4's scales, of a weight [outputs, inputs]; None for others."""
         if self.scales is not ScaleFormat.E4M3:

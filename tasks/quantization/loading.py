@@ -24,7 +24,7 @@ from tasks.observation.watch import watch
 from tasks.quantization.graph.kv_cache import observe_cache, stored_scales
 from tasks.quantization.pipeline.candidate import CacheEvidence, CalibrationEvidence, Champion
 from tasks.quantization.pipeline.tuning import Tuned, tune
-from tasks.quantization.recipe.catalog import RECIPES, renewed
+from tasks.quantization.recipe.catalog import find_recipe, renewed
 from tasks.quantization.recipe.ladder import DeployedGraph
 from tasks.quantization.recipe.recipe import Recipe
 from tasks.quantization.recipe.schemes import Gptq, Static, Trained
@@ -85,8 +85,11 @@ def graph_recipe(champion: ReleaseRef | None) -> str | None:
     facts = settings().release(champion.model, champion.digest).facts
     recipe = facts.get("recipe")
     made_by = facts.get("graph_recipe") or (recipe.get("name") if isinstance(recipe, dict) else "")
-    known = RECIPES.get(str(made_by))
-    return known.name if known and not known.starts_from_champion else None
+    try:
+        known = find_recipe(str(made_by))
+    except BadInput:  # of another version of the catalog
+        return None
+    return None if known.starts_from_champion else known.name
 
 
 def resolved(recipe: Recipe, made_by: str | None) -> Recipe:
@@ -95,7 +98,7 @@ def resolved(recipe: Recipe, made_by: str | None) -> Recipe:
     Raises `BadInput` where that is unknown, or has nothing that could be renewed.
     """
     if recipe.keeps_graph and made_by is not None and isinstance(recipe.activation, Static):
-        before = RECIPES[made_by].activation
+        before = find_recipe(made_by).activation
         room = before.headroom if isinstance(before, Static) else 1.0
         return replace(recipe, activation=replace(recipe.activation, headroom=room))
     if not recipe.keeps_placement:

@@ -4,6 +4,7 @@ The random weights read some tokens in a channel of their own, which is what tra
 """
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -278,11 +279,16 @@ def test_a_checkpoint_that_was_killed_while_it_was_made_goes_on(
     monkeypatch.setattr(WrittenCheckpoint, "write", write)
     monkeypatch.setattr(telling, "EVERY", 0.0)
     with pytest.raises(BaseException):  # noqa: B017, PT011  # whatever Prefect makes of it
-        requantize("large", recipe="int8-per-token")
+        requantize("large", recipe="int4-6-bits")
     with listening(lambda sentence, fraction: said.append(sentence)):
-        requantize("large", recipe="int8-per-token")
+        outcome = requantize("large", recipe="int4-6-bits")
     assert written == [0, -1, 1, 2]  # the first layer is not made again
-    assert "making int8-per-token: decoder layer 2 of 2" in said
+    assert "asking what loses most: decoder layer 2 of 2" in said
+    assert "making int4-6-bits: decoder layer 2 of 2" in said
+    told = " ".join(outcome.candidates[-1].diagnostics)
+    mean = re.search(r"have weights in INT8, so that a weight has (\d\.\d\d) bits", told)
+    assert mean, told
+    assert 5 < float(mean[1]) <= 6
     assert "reading 40 texts: decoder layer 1 of 2" in said  # golden ones, by both sides
 
 

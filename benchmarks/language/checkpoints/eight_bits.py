@@ -31,7 +31,7 @@ from benchmarks.peers.int8_decoders import CALIBRATION
 from tasks.models.checkpoints.stored import StoredCheckpoint
 from tasks.quantization.recipe.catalog import find_recipe
 from tasks.quantization.streamed.derive import derive
-from tasks.quantization.streamed.losses import named_or_lossy
+from tasks.quantization.streamed.losses import place
 
 if TYPE_CHECKING:
     import torch
@@ -174,7 +174,7 @@ def _ours(folder: Path, material: Material, item: OwnContender) -> Int8Row:
     begun, output = perf_counter(), folder.parent / "out"
     stored, recipe = StoredCheckpoint(folder), find_recipe(item.recipe)
     observed, device = material.calibration[item.seen], _device()
-    keep = named_or_lossy(item.keep, stored, recipe, observed, device=device)
+    keep = place(item.keep, stored, recipe, observed, device=device).keep
     made = derive(stored, output, recipe, observed, material.judged, device=device, keep=keep)
     shutil.rmtree(output)
     found = {

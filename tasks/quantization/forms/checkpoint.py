@@ -16,9 +16,9 @@ from tasks.quantization.recipe.ladder import Search, climb_checkpoint
 from tasks.quantization.recipe.recipe import Recipe
 from tasks.quantization.streamed.candidate import (
     Origin,
+    blocks_fit,
     derive_candidate,
     least_checkpoint_ratio,
-    whole_blocks,
 )
 from tasks.records import Action, CandidateRef, EngineRef, ReleaseRef, SampleRef
 
@@ -34,14 +34,18 @@ class CheckpointDerivation:
         action: Action,
         search: Search,
     ) -> Sequence[Recipe]:
-        """As `Derivation.ladder`: without recipes whose blocks the matrices do not fill."""
+        """As `Derivation.ladder`: without what blocks in these matrices cannot express."""
         made_by = loading.graph_recipe(champion)
         climbed = climb_checkpoint(recipe=recipe, made_by=made_by, action=action, search=search)
-        return [item for item in climbed if recipe or whole_blocks(model.checkpoint, item)]
+        return [item for item in climbed if recipe or blocks_fit(model.checkpoint, item)]
 
     def least_size_ratio(self, model: RegisteredModel, recipe: Recipe) -> float:
         """As `Derivation.least_size_ratio`."""
         return least_checkpoint_ratio(model.checkpoint, recipe)
+
+    def ranks_sites(self, recipe: Recipe) -> bool:
+        """As `Derivation.ranks_sites`: what chooses among them measures them itself."""
+        return False
 
     def observing(self, model: RegisteredModel, requests: int) -> str | None:
         """As `Derivation.observing`: nothing is."""

@@ -20,7 +20,7 @@ from tasks.quantization.graph.lowering import lower
 from tasks.quantization.pipeline.candidate import quantize
 from tasks.quantization.pipeline.probe import builder_question
 from tasks.quantization.pipeline.tuning import tuning_recipe
-from tasks.quantization.recipe.ladder import Search, climb
+from tasks.quantization.recipe.ladder import Search, chooses_sites, climb
 from tasks.quantization.recipe.least_size import least_bytes
 from tasks.quantization.recipe.recipe import Recipe
 from tasks.records import Action, CandidateRef, EngineRef, ReleaseRef, SampleRef
@@ -53,6 +53,10 @@ class GraphDerivation:
         """As `Derivation.least_size_ratio`."""
         whole = whole_size(model.file(FULL_PRECISION))
         return least_bytes(model.graph, model.sites, recipe) / whole
+
+    def ranks_sites(self, recipe: Recipe) -> bool:
+        """As `Derivation.ranks_sites`."""
+        return chooses_sites(recipe)
 
     def observing(self, model: RegisteredModel, requests: int) -> str | None:
         """As `Derivation.observing`."""

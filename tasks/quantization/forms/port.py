@@ -42,6 +42,10 @@ class Derivation(Protocol):
         """Return what a recipe's engine takes at least, over full precision's bytes."""
         ...
 
+    def ranks_sites(self, recipe: Recipe) -> bool:
+        """Return whether sites have to be ranked by their losses before `write`."""
+        ...
+
     def observing(self, model: RegisteredModel, requests: int) -> str | None:
         """Return what a run says before `observe`; None where nothing is observed apart."""
         ...

@@ -7,7 +7,6 @@ from itertools import chain
 import onnx
 
 from tasks.graphs.sites import Site
-from tasks.numerics.formats import PerBlock
 from tasks.numerics.quantized_weight import WeightScheme
 from tasks.observation.observer import SiteObservation
 from tasks.observation.scales import Scales
@@ -101,39 +100,33 @@ def raised_sites(
     schemes = schemes_by_site(recipe, sites)
     shapes = {item.name: tuple(item.dims) for item in model.graph.initializer}
     layers = {
-        site.name: [
-            (math.prod(shape := shapes[layer.weight]), shape[layer.output_axis])
-            for layer in site.layers
-        ]
+        site.name: [_flat(shapes[layer.weight], layer.output_axis) for layer in site.layers]
         for site in sites
         if schemes[site.name] == recipe.weights
         and all(len(shapes[layer.weight]) == 2 for layer in site.layers)
     }
-    weights = sum(count for count, _ in chain.from_iterable(layers.values()))
+    weights = sum(outputs * inputs for outputs, inputs in chain.from_iterable(layers.values()))
     bits = {
         name: (_stored_bits(schemes[name], own), _stored_bits(recipe.raised.weights, own))
         for name, own in layers.items()
     }
-    room = recipe.raised.bits * weights - sum(low for low, _ in bits.values())
     measured = losses or {item.site: item.error for item in ranking}
     costs = [
         mixed_precision.SiteCost(name, measured[name], high - low)
         for name, (low, high) in bits.items()
         if name in measured
     ]
-    points = mixed_precision.pareto_front(costs) if costs else ()
-    able = [point for point in points if point.cost <= room]
-    return min(able, key=lambda point: (point.loss, point.cost)).kept if able else ()
+    room = recipe.raised.bits * weights - sum(low for low, _ in bits.values())
+    return mixed_precision.within(costs, room).kept if costs else ()
+
+
+def _flat(shape: tuple[int, ...], output_axis: int) -> tuple[int, int]:
+    """Return outputs and inputs of a matrix."""
+    return shape[output_axis], math.prod(shape) // shape[output_axis]
 
 
 def _stored_bits(scheme: WeightScheme, layers: Sequence[tuple[int, int]]) -> int:
-    """Return what weights take, with 32 bits a scale; of each layer weights and outputs."""
-    numbers = sum(weights for weights, _ in layers)
-    if isinstance(scheme.granularity, PerBlock):
-        scales = numbers // scheme.granularity.size
-    else:
-        scales = sum(outputs for _, outputs in layers)
-    return numbers * scheme.format.bits + 32 * scales
+    return sum(scheme.stored_bits(outputs, inputs) for outputs, inputs in layers)
 
 
 def drifting_sites(

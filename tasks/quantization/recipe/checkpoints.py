@@ -48,7 +48,6 @@ _RULES: Sequence[tuple[Callable[[Recipe], bool], str]] = (
         lambda r: r.kv_cache is NumberFormat.INT8,
         "keys and values cached in INT8: vLLM reads scales of FP8 alone",
     ),
-    (lambda r: r.raised is not None, "layers that are chosen by a mean of bits"),
     (lambda r: r.bias_correction, "corrected biases"),
     (lambda r: r.int8_products, "INT8 products of INT4 weights"),
     (lambda r: r.head is not None and r.head.at_ends, "layers at both ends in another format"),

@@ -153,7 +153,7 @@ def climb_checkpoint(
     by_name = [name for name, item in RECIPES.items() if item.kv_cache is NumberFormat.FP32]
     more = by_name if search == "full" else ()
     names = dict.fromkeys((*([made_by] if made_by else ()), *OF_CHECKPOINTS, *more))
-    held = (RECIPES[name] for name in names if why_not(RECIPES[name], CHECKPOINT) is None)
+    held = (item for item in map(find_recipe, names) if why_not(item, CHECKPOINT) is None)
     return (*(item for item in held if item.quantized), RECIPES[FALLBACK])
 
 

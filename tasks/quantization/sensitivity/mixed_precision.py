@@ -64,17 +64,34 @@ def keep(points: Sequence[PrecisionPlacement], most: int) -> PrecisionPlacement:
     )
 
 
+def within(sites: Sequence[SiteCost], room: float) -> PrecisionPlacement:
+    """Return the point of least loss whose kept sites cost no more than `room`.
+
+    As a budget of `pareto_front`, whose others are not searched.
+    """
+    unit = gcd(*(site.cost for site in sites)) or 1
+    most = int(min(max(room, 0), sum(site.cost for site in sites)) // unit)
+    if most <= LARGEST:
+        return _point(sites, _exact(sites, unit, most)[-1])
+    points = [_point(sites, chosen) for chosen in _greedy(sites)]
+    able = (point for point in points if point.cost <= max(room, 0))
+    return max(able, key=lambda point: point.cost)
+
+
 def _exact(sites: Sequence[SiteCost], unit: int, total: int) -> list[frozenset[int]]:
-    """Return for every budget the kept set that saves the most loss."""
+    """Return for every budget the kept set that saves the most loss, equal ones once."""
     saved = [0.0] * (total + 1)
-    chosen: list[frozenset[int]] = [frozenset()] * (total + 1)
+    chosen = [0] * (total + 1)  # a bit a site: sets of each budget would be much of the memory
     for place, site in enumerate(sites):
         size = site.cost // unit
         for budget in range(total, size - 1, -1):
             with_it = saved[budget - size] + site.loss
             if with_it > saved[budget]:
-                saved[budget], chosen[budget] = with_it, chosen[budget - size] | {place}
-    return chosen
+                saved[budget], chosen[budget] = with_it, chosen[budget - size] | 1 << place
+    return [
+        frozenset(place for place in range(len(sites)) if mask >> place & 1)
+        for mask in dict.fromkeys(chosen)
+    ]
 
 
 def _greedy(sites: Sequence[SiteCost]) -> list[frozenset[int]]:

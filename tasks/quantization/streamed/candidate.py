@@ -33,7 +33,9 @@ from tasks.observation.scales import dump_scales
 from tasks.quantization.recipe.recipe import Recipe
 from tasks.quantization.recipe.schemes import Static
 from tasks.quantization.streamed.derive import DerivedCheckpoint, derive
-from tasks.quantization.streamed.losses import named_or_lossy
+from tasks.quantization.streamed.losses import place
+from tasks.quantization.streamed.rounding import most_bits
+from tasks.quantization.streamed.scheme import scheme_of
 from tasks.records import Request
 
 if TYPE_CHECKING:
@@ -84,7 +86,7 @@ def derive_candidate(
         return _files(original.index, RangeWatch(0), recipe, origin, None)
     windows = calibration_windows(inputs, requests, positions_in(read_config(original)))
     watched = RangeWatch(len(windows))
-    kept = named_or_lossy(
+    placement = place(
         keep,
         original,
         recipe,
@@ -100,7 +102,8 @@ def derive_candidate(
         device=device_here(),
         watched=watched,
         ceilings=ceilings,
-        keep=kept,
+        keep=placement.keep,
+        raised=placement.raised,
         told=lambda layer, of: tell(f"making {recipe.name}: decoder layer {layer} of {of}"),
     )
     beside = {path.name: path.read_bytes() for path in (scratch / CONFIG, *files_beside(scratch))}
@@ -189,6 +192,11 @@ def _remarks(made: DerivedCheckpoint | None) -> Iterator[str]:
     if made.kept:
         more = f" and {len(made.kept) - _SHOWN} more" if len(made.kept) > _SHOWN else ""
         yield f"in floating point as stored: {', '.join(made.kept[:_SHOWN])}{more}"
+    if made.raised:
+        yield (
+            f"{len(made.raised)} of them have weights in INT8, so that a weight has "
+            f"{made.bits:.2f} bits on average: {', '.join(made.raised[:_SHOWN])}"
+        )
     if made.unsmoothed:
         yield (
             f"{len(made.unsmoothed)} sites are not smoothed, as nothing before them takes the "
@@ -216,17 +224,30 @@ def least_checkpoint_ratio(original: CarriedCheckpoint, recipe: Recipe) -> float
     return (original.size - inside) / original.size
 
 
-def whole_blocks(original: CarriedCheckpoint, recipe: Recipe) -> bool:
-    """Return whether every matrix inside of decoder layers has whole blocks of a recipe's size."""
+def blocks_fit(original: CarriedCheckpoint, recipe: Recipe) -> bool:
+    """Return whether matrices inside of decoder layers have whole blocks of a recipe's size.
+
+    Of a mean of bits, whether the largest blocks that they have leave it within reach.
+    """
     weights = recipe.weights
     if not isinstance(weights, WeightScheme) or not isinstance(weights.granularity, PerBlock):
         return True
-    size = weights.granularity.size
-    return all(
-        shape[-1] % size == 0
+    matrices = {
+        name: (shape[0], shape[1])
         for name, shape in original.shapes.items()
         if len(shape) == 2 and _IN_LAYER.search(name)
+    }
+    scheme = scheme_of(recipe)
+    stored = {shape: scheme.weights_of(shape[1]) for shape in matrices.values()}
+    whole = all(
+        isinstance(own.granularity, PerBlock) and inputs % own.granularity.size == 0
+        for (_, inputs), own in stored.items()
     )
+    if not whole or recipe.raised is None or not matrices:
+        return whole
+    of_scale = most_bits(original.tensor(next(iter(matrices))).dtype)
+    least = sum(stored[shape].stored_bits(*shape, of_scale) for shape in matrices.values())
+    return least <= recipe.raised.bits * sum(map(math.prod, matrices.values()))
 
 
 def quantized_share(index: onnx.ModelProto) -> float:

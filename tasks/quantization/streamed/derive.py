@@ -53,6 +53,8 @@ class DerivedCheckpoint:
     kept: tuple[str, ...]  # linear layers in floating point, the head among them
     unsmoothed: tuple[str, ...]  # sites whose smoothing scales nothing before takes
     scarce: tuple[str, ...]  # experts' sites that few or no tokens reach, of GPTQ
+    raised: tuple[str, ...]  # linear layers in more bits than others, of a mean of bits
+    bits: float  # of a quantized weight on average, scales counted, by what was written
     size_ratio: float  # bytes of its files over the checkpoint's
     seconds: float  # of this call
     estimated: int | None  # bytes of memory at the peak; None: a device held the layers
@@ -100,6 +102,7 @@ def derive(
     device: str = "cpu",
     dtype: torch.dtype | None = None,
     keep: str | None = None,
+    raised: Collection[str] = (),
     watched: RangeWatch | None = None,
     ceilings: Mapping[str, float] | None = None,
     told: Callable[[int, int], object] = lambda layer, of: None,
@@ -115,6 +118,8 @@ def derive(
         device: Where layers are computed.
         dtype: What they are computed in; None: as they are stored.
         keep: A regular expression; linear layers whose name it finds stay in floating point.
+        raised: Full names of the linear layers that have more bits, of a recipe with a mean of
+            bits: `tasks.quantization.streamed.losses.place` chooses them.
         watched: Counts what static ranges see of the calibration set; None: nobody asks.
         ceilings: By the full name of the first linear layer that reads a tensor, the magnitude
             that few requests cannot push its range beyond.
@@ -130,12 +135,12 @@ def derive(
     if scheme.learns and (calibration is None or not calibration.numel()):
         raise BadInput(_WITHOUT_DATA.format(recipe.name))
     decoder = StreamedDecoder(stored, device, dtype)
-    quantizer = LayerQuantizer(decoder, scheme, keep)
+    quantizer = LayerQuantizer(decoder, scheme, keep, raised)
     written = WrittenCheckpoint(
         output,
         stored.folder,
         decoder.layers,
-        _made_from(stored, recipe, decoder, calibration, keep, ceilings or {}),
+        _made_from(stored, recipe, decoder, calibration, keep, raised, ceilings or {}),
     )
     windows = _checked(judged or {}, decoder)
     observed = _checked_ids(calibration, decoder) if scheme.learns else None
@@ -161,6 +166,8 @@ def derive(
         kept,
         tuple(made.unsmoothed),
         tuple(made.scarce),
+        tuple(sorted(raised)),
+        written.bits,
         written.size / stored.size,
         perf_counter() - begun,
         held + needed if on_cpu else None,
@@ -176,6 +183,7 @@ def _made_from(
     decoder: StreamedDecoder,
     calibration: torch.Tensor | None,
     keep: str | None,
+    raised: Collection[str],
     ceilings: Mapping[str, float],
 ) -> Mapping[str, Any]:
     ids = None if calibration is None else calibration.to("cpu").numpy()
@@ -185,6 +193,7 @@ def _made_from(
         "calibration": None if ids is None else sha256(np.ascontiguousarray(ids).tobytes()),
         "computed_in": str(decoder.dtype).removeprefix("torch."),
         "keep": keep,
+        **({"raised": sorted(raised)} if raised else {}),
         **({"ceilings": dict(ceilings)} if ceilings else {}),
     }
 

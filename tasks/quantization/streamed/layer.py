@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from infra.errors import BadInput
@@ -13,11 +13,18 @@ from tasks.layerwise.quantized import LayerNotes, QuantizedLayer, StoredKind, re
 from tasks.layerwise.stored_layer import StoredLayer
 from tasks.models.checkpoints.decoder import LayerCall, StreamedDecoder
 from tasks.models.checkpoints.experts import is_routed
+from tasks.numerics.quantized_weight import WeightScheme
 from tasks.quantization.recipe.schemes import PerToken, Static
 from tasks.quantization.streamed.folding import exact_folds, fold, smoothing_scales
 from tasks.quantization.streamed.needs import WIDE
 from tasks.quantization.streamed.observing import CacheView, SiteView, Wanted
-from tasks.quantization.streamed.rounding import Rounded, compensated, input_scale_of, nearest
+from tasks.quantization.streamed.rounding import (
+    Rounded,
+    block_of,
+    compensated,
+    input_scale_of,
+    nearest,
+)
 from tasks.quantization.streamed.scheme import LayerScheme
 
 if TYPE_CHECKING:
@@ -28,20 +35,42 @@ SCARCE = 1 / 8
 the nearest from a few tokens on, and of an eighth it took 3 to 80 % of that error away."""
 
 
+def pattern_of(keep: str | None) -> re.Pattern[str] | None:
+    """Return what finds linear layers that stay in floating point; None: none do.
+
+    Raises:
+        BadInput: It is no regular expression.
+    """
+    try:
+        return re.compile(keep) if keep else None
+    except re.error as exc:
+        raise BadInput(f"keep {keep!r} is no regular expression ({exc})") from exc
+
+
 class LayerQuantizer:
     """Quantizes decoder layers one after the other, all by the same scheme."""
 
-    def __init__(self, decoder: StreamedDecoder, scheme: LayerScheme, keep: str | None) -> None:
-        """Set up; linear layers whose full name `keep` finds stay in floating point.
+    def __init__(
+        self,
+        decoder: StreamedDecoder,
+        scheme: LayerScheme,
+        keep: str | None,
+        raised: Collection[str] = (),
+    ) -> None:
+        """Set up.
+
+        Args:
+            decoder: With the layers.
+            scheme: How they are quantized.
+            keep: A regular expression; linear layers whose full name it finds stay in floating
+                point.
+            raised: Full names of the linear layers whose weights have more bits.
 
         Raises:
-            BadInput: It is no regular expression, or finds routed experts.
+            BadInput: `keep` is no regular expression, or finds routed experts.
         """
-        self._decoder, self._scheme = decoder, scheme
-        try:
-            self._keep = re.compile(keep) if keep else None
-        except re.error as exc:
-            raise BadInput(f"keep {keep!r} is no regular expression ({exc})") from exc
+        self._decoder, self._scheme, self._raised = decoder, scheme, frozenset(raised)
+        self._keep = pattern_of(keep)
         self._foldable: dict[tuple[LinearSite, ...], frozenset[str]] = {}
         self._require_all_experts()
         if scheme.cache is not None:
@@ -137,7 +166,8 @@ class LayerQuantizer:
             weight = _stacked(parameters, names)
             if site.routed and view is not None and view.seen < weight.shape[1] * SCARCE:
                 scarce.append(site.name)
-            rounded = self._rounded(weight, view, by, scales_in)
+            stored = self.weights_of(layer, names[0])
+            rounded = self._rounded(weight, stored, view, by, scales_in)
             activation = scheme.activation_of(site.routed)
             if isinstance(activation, Static) and view is not None and not view.seen:
                 raise BadInput(
@@ -151,8 +181,8 @@ class LayerQuantizer:
                 quantized[name] = StoredLayer(
                     rounded.values[rows],
                     rounded.scales[rows],
-                    scheme.weights.format.bits,
-                    scheme.block,
+                    stored.format.bits,
+                    block_of(stored, weight.shape[1]),
                     input_scale,
                     isinstance(activation, PerToken),
                 )
@@ -188,11 +218,23 @@ class LayerQuantizer:
         """Return what an earlier call wrote of a layer, on the device."""
         scheme, decoder = self._scheme, self._decoder
 
+        prefix = decoder.prefix(layer)
+
         def kind_of(name: str) -> StoredKind:
             by_token = isinstance(scheme.activation_of(is_routed(name)), PerToken)
-            return StoredKind(scheme.weights.format.bits, scheme.block, by_token)
+            own = name.removeprefix(prefix)
+            stored, inputs = self.weights_of(layer, own), self._inputs(layer, own)
+            return StoredKind(stored.format.bits, block_of(stored, inputs), by_token)
 
-        return read_layer(state, decoder.prefix(layer), kind_of, decoder.device, notes)
+        return read_layer(state, prefix, kind_of, decoder.device, notes)
+
+    def weights_of(self, layer: int, name: str) -> WeightScheme:
+        """Return how the weights of a layer's linear layer are stored, by its own name."""
+        raised = self._decoder.prefix(layer) + name in self._raised
+        return self._scheme.weights_of(self._inputs(layer, name), raised=raised)
+
+    def _inputs(self, layer: int, name: str) -> int:
+        return int(getattr(self._decoder.module(layer).get_submodule(name), "in_features", 0))
 
     def _takes(self, layer: int, name: str) -> bool:
         return self._keep is None or not self._keep.search(self._decoder.prefix(layer) + name)
@@ -200,16 +242,17 @@ class LayerQuantizer:
     def _rounded(
         self,
         weight: torch.Tensor,
+        stored: WeightScheme,
         view: SiteView | None,
         by: torch.Tensor | None,
         scales_in: torch.dtype | None,
     ) -> Rounded:
         gram = None if view is None else view.gram
         if not self._scheme.compensates or gram is None:
-            return nearest(weight, self._scheme.weights, scales_in)
+            return nearest(weight, stored, scales_in)
         if by is not None:
             gram = gram / by / by[:, None]
-        return compensated(weight, gram, self._scheme.weights, scales_in)
+        return compensated(weight, gram, stored, scales_in)
 
     def _smoothed(
         self,

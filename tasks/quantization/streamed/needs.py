@@ -100,7 +100,7 @@ def require_room(
     if needed is not None:
         require_memory(needed, "quantizing it", "free some, or ask for fewer windows")
     linear = max(checkpoint - decoder.outside_size, 0) / decoder.stored_item
-    size = linear * scheme.weights.format.bits / 8 * 1.2 + decoder.outside_size
+    size = linear * scheme.bits / 8 * 1.2 + decoder.outside_size
     written = sum(path.stat().st_size for path in output.glob("*.safetensors"))
     free = shutil.disk_usage(output).free
     if math.ceil(size) - written > free:

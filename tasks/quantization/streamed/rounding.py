@@ -105,6 +105,16 @@ def stored_scales(scales: torch.Tensor, kind: torch.dtype | None) -> torch.Tenso
     return scales.to(kind) if held else scales
 
 
+def most_bits(kind: torch.dtype) -> int:
+    """Return how many bits a stored scale of a weight of this type has at most.
+
+    Those of float16 may have to be float32: `stored_scales`.
+    """
+    import torch
+
+    return 16 if kind is torch.bfloat16 else 32
+
+
 def nearest(
     weight: torch.Tensor, scheme: WeightScheme, scales_in: torch.dtype | None = None
 ) -> Rounded:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from infra.errors import BadInput
 from tasks.numerics.formats import NumberFormat, PerBlock
@@ -10,10 +10,19 @@ from tasks.numerics.quantized_weight import WeightScheme
 from tasks.quantization.recipe.catalog import RECIPES
 from tasks.quantization.recipe.checkpoints import why_not_in_checkpoint
 from tasks.quantization.recipe.recipe import Recipe
-from tasks.quantization.recipe.schemes import FP8_HEADROOM, Gptq, PerToken, Searched, Static
+from tasks.quantization.recipe.schemes import (
+    FP8_HEADROOM,
+    Gptq,
+    PerToken,
+    Raised,
+    Searched,
+    Static,
+)
 
 FP8_CACHE = Static(NumberFormat.FP8, headroom=FP8_HEADROOM)
 """Keys and values in FP8: the range rule of FP8 activations."""
+BLOCKS = (128, 64, 32)
+"""Of a mean of bits: the largest is taken that divides a layer's inputs, up to the recipe's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +35,7 @@ class LayerScheme:
     smooths: bool
     compensates: bool  # by GPTQ
     cache: Static | None = None  # of keys and values
+    raised: Raised | None = None
 
     @property
     def learns(self) -> bool:
@@ -34,10 +44,24 @@ class LayerScheme:
         return self.smooths or self.compensates or static
 
     @property
-    def block(self) -> int | None:
-        """Inputs that share a scale of a weight; None: all of them."""
-        granularity = self.weights.granularity
-        return granularity.size if isinstance(granularity, PerBlock) else None
+    def bits(self) -> float:
+        """Bits of a weight: the mean that is asked for, or without scales."""
+        return self.raised.bits if self.raised else self.weights.format.bits
+
+    def weights_of(self, inputs: int, *, raised: bool = False) -> WeightScheme:
+        """Return how a linear layer's weights are stored.
+
+        Args:
+            inputs: Of the layer.
+            raised: Whether it is one of those that have more bits.
+        """
+        if self.raised is None or not isinstance(self.weights.granularity, PerBlock):
+            return self.weights
+        if raised:
+            return self.raised.weights
+        most = self.weights.granularity.size
+        able = (size for size in BLOCKS if size <= most and inputs % size == 0)
+        return replace(self.weights, granularity=PerBlock(next(able, most)))
 
     def activation_of(self, routed: bool) -> Static | PerToken | None:
         """Return how a linear layer's activations are quantized.
@@ -83,4 +107,5 @@ def scheme_of(recipe: Recipe) -> LayerScheme:
         isinstance(recipe.smoothing, Searched),
         isinstance(recipe.rounding, Gptq),
         FP8_CACHE if recipe.kv_cache is NumberFormat.FP8 else None,
+        recipe.raised,
     )

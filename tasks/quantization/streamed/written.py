@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from infra.errors import BadInput, Unavailable
-from tasks.layerwise.quantized import LayerNotes
+from tasks.layerwise.quantized import LayerNotes, layers_in
 from tasks.models.checkpoints.stored import CONFIG
 from tasks.models.language.checkpoint import INDEX
 from tasks.quantization.compressed.exported import copy_beside
@@ -18,6 +19,8 @@ from tasks.quantization.compressed.exported import copy_beside
 if TYPE_CHECKING:
     import torch
 
+_HEADER = 8
+"""Bytes of a file of safetensors that say how long its header is."""
 PROGRESS = "derivation.json"
 """Says what is being made, and afterwards what was."""
 PARTIAL = ".partial"
@@ -64,6 +67,12 @@ class WrittenCheckpoint:
     def size(self) -> int:
         """Bytes of the weights' files."""
         return sum(path.stat().st_size for path in self.folder.glob("model-*.safetensors"))
+
+    @property
+    def bits(self) -> float:
+        """Bits of a quantized weight on average, by the bytes of values and scales in its files."""
+        found = [_weights_in(path) for path in self.folder.glob("model-*.safetensors")]
+        return 8 * sum(size for size, _ in found) / max(sum(count for _, count in found), 1)
 
     def file_of(self, layer: int) -> Path:
         """Return the file of a layer; that after the last holds what is outside of layers."""
@@ -149,3 +158,21 @@ class WrittenCheckpoint:
                 f"{self.folder} cannot be written ({exc.strerror}): free some space, and run the "
                 "same command again"
             ) from exc
+
+
+def _weights_in(path: Path) -> tuple[int, int]:
+    """Return bytes of values and scales of a file's quantized linear layers, and their weights."""
+    from safetensors import safe_open
+
+    with path.open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(_HEADER), "little")))
+    size = count = 0
+    with safe_open(path, framework="pt") as opened:
+        for name in layers_in(header):
+            packed = f"{name}.weight_packed" in header
+            values = f"{name}.weight_packed" if packed else f"{name}.weight"
+            spans = [header[item]["data_offsets"] for item in (values, f"{name}.weight_scale")]
+            size += sum(end - begin for begin, end in spans)
+            shape = opened.get_tensor(f"{name}.weight_shape").tolist() if packed else None
+            count += math.prod(shape or header[values]["shape"])
+    return size, count

@@ -14,6 +14,7 @@ from tasks.quantization.sensitivity.mixed_precision import (
     SiteCost,
     keep,
     pareto_front,
+    within,
 )
 
 COSTS = st.lists(
@@ -40,6 +41,21 @@ def test_no_placement_beats_a_point_of_the_front(sites: list[SiteCost]) -> None:
     others = every(sites)
     for point in pareto_front(sites):
         assert not any(loss < point.loss - 1e-12 and cost <= point.cost for loss, cost in others)
+
+
+@pytest.mark.parametrize("exact", [True, False])
+@given(COSTS, st.floats(-100, 30000))
+def test_what_a_room_holds_is_the_best_of_it(
+    exact: bool, sites: list[SiteCost], room: float
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        if not exact:
+            patch.setattr(mixed, "LARGEST", -1)
+        best = within(sites, room)
+    assert best.cost <= max(room, 0)
+    if exact:
+        able = [loss for loss, cost in every(sites) if cost <= max(room, 0)]
+        assert best.loss == pytest.approx(min(able), abs=1e-12)
 
 
 @given(COSTS)

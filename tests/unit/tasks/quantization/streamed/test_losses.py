@@ -15,7 +15,7 @@ from tasks.models.checkpoints.stored import StoredCheckpoint
 from tasks.quantization.recipe.catalog import find_recipe
 from tasks.quantization.streamed.derive import derive
 from tasks.quantization.streamed.judging import JudgedGroup
-from tasks.quantization.streamed.losses import losses_alone, named_or_lossy
+from tasks.quantization.streamed.losses import losses_alone, place
 from tests.language_folders import VOCABULARY, write_folder
 
 OUTLIER = "model.layers.1.mlp.down_proj"
@@ -39,7 +39,7 @@ def ids() -> torch.Tensor:
 
 
 def kept(stored: StoredCheckpoint, ids: torch.Tensor, keep: str, name: str) -> bool:
-    pattern = named_or_lossy(keep, stored, RECIPE, ids)
+    pattern = place(keep, stored, RECIPE, ids).keep
     return re.search(pattern or "$^", name) is not None
 
 
@@ -69,7 +69,7 @@ def test_what_is_kept_takes_most_of_the_loss_away(
 def derived(
     stored: StoredCheckpoint, output: Path, ids: torch.Tensor, share: str | None
 ) -> JudgedGroup:
-    keep = named_or_lossy(share, stored, RECIPE, ids)
+    keep = place(share, stored, RECIPE, ids).keep
     return derive(stored, output, RECIPE, ids, {"all": ids}, keep=keep).judged[0]
 
 
@@ -81,11 +81,11 @@ def test_a_share_that_keeps_nothing_or_all_is_refused(
     stored: StoredCheckpoint, ids: torch.Tensor, keep: str, named: str
 ) -> None:
     with pytest.raises(BadInput, match=named):
-        named_or_lossy(keep, stored, RECIPE, ids)
+        place(keep, stored, RECIPE, ids)
 
 
 def test_a_share_wants_texts_and_a_name_does_not(stored: StoredCheckpoint) -> None:
-    assert named_or_lossy("down_proj", stored, RECIPE, None) == "down_proj"
-    assert named_or_lossy(None, stored, RECIPE, None) is None
+    assert place("down_proj", stored, RECIPE, None).keep == "down_proj"
+    assert place(None, stored, RECIPE, None).keep is None
     with pytest.raises(BadInput, match="name texts"):
-        named_or_lossy("10%", stored, RECIPE, None)
+        place("10%", stored, RECIPE, None)
