@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from tasks.numerics.formats import NumberFormat, PerTensor
 from tasks.numerics.quantized_weight import WeightScheme
 from tasks.quantization.recipe.recipe import Recipe
-from tasks.quantization.recipe.schemes import Gptq, Nearest, PerToken, Searched, Static
+from tasks.quantization.recipe.schemes import Awq, Gptq, Nearest, PerToken, Searched, Static
 
 _FORMATS = (NumberFormat.INT8, NumberFormat.INT4, NumberFormat.FP8)
 _RULES: Sequence[tuple[Callable[[Recipe], bool], str]] = (
@@ -42,7 +42,7 @@ _RULES: Sequence[tuple[Callable[[Recipe], bool], str]] = (
         lambda r: not (r.smoothing is None or isinstance(r.smoothing, Searched)),
         "scales of smoothing that are not searched",
     ),
-    (lambda r: not isinstance(r.rounding, Nearest | Gptq), "trained rounding"),
+    (lambda r: not isinstance(r.rounding, Nearest | Gptq | Awq), "trained rounding"),
     (lambda r: r.high_precision is not None, "a choice of sites for floating point"),
     (
         lambda r: r.kv_cache is NumberFormat.INT8,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tasks.layerwise.linear_sites import LinearSite
 from tasks.numerics.formats import SMALLEST
 from tasks.numerics.output_error import INT8_LARGEST
+from tasks.quantization.activation import awq_scales
 from tasks.quantization.activation.smoothquant import ABOUT_BY_TOKEN, ALPHAS, BY_TOKEN
 from tasks.quantization.recipe.schemes import PerToken, Static
 from tasks.quantization.streamed.observing import SiteView
@@ -75,6 +77,39 @@ def smoothing_scales(
     elif chosen is not None:
         chosen = max(near, key=lambda by: _headroom(activation, by))
     return chosen
+
+
+def protecting_scales(
+    view: SiteView, weight: torch.Tensor, scheme: LayerScheme, shared: int, width: int
+) -> torch.Tensor | None:
+    """Return what divides a site's channels for AWQ, [inputs] in float32; None: nothing is better.
+
+    Lin et al. (2024), as `tasks.quantization.activation.awq_scales.search`, on the rows kept.
+
+    Args:
+        view: As of `smoothing_scales`, and so all others.
+        weight: It.
+        scheme: It.
+        shared: It.
+        width: It.
+    """
+    import torch
+
+    rows = view.rows.to(weight.device)
+    heard = _pooled(rows.abs().mean(0), shared, width).cpu().numpy()
+    tried = [
+        torch.from_numpy(awq_scales.smoothing_scales(heard, alpha)).to(weight.device)
+        for alpha in awq_scales.ALPHAS
+    ]
+    lost = torch.zeros(len(tried), device=weight.device)
+    plain = replace(scheme.weights, clipped=False)
+    for part in torch.split(weight, rows_at_once(weight)):
+        for place, by in enumerate(tried):
+            rounded = nearest(part * by, plain)
+            error = part - _wide(rounded.values, rounded.scales) / by
+            lost[place] += (rows @ error.T).square().sum()
+    best = int(lost.argmin())
+    return tried[best] if awq_scales.ALPHAS[best] else None
 
 
 def _errors(

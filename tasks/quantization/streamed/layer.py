@@ -15,7 +15,12 @@ from tasks.models.checkpoints.decoder import LayerCall, StreamedDecoder
 from tasks.models.checkpoints.experts import is_routed
 from tasks.numerics.quantized_weight import WeightScheme
 from tasks.quantization.recipe.schemes import PerToken, Static
-from tasks.quantization.streamed.folding import exact_folds, fold, smoothing_scales
+from tasks.quantization.streamed.folding import (
+    exact_folds,
+    fold,
+    protecting_scales,
+    smoothing_scales,
+)
 from tasks.quantization.streamed.needs import WIDE
 from tasks.quantization.streamed.observing import CacheView, SiteView, Wanted
 from tasks.quantization.streamed.rounding import (
@@ -24,6 +29,7 @@ from tasks.quantization.streamed.rounding import (
     compensated,
     input_scale_of,
     nearest,
+    protected,
 )
 from tasks.quantization.streamed.scheme import LayerScheme
 
@@ -108,7 +114,8 @@ class LayerQuantizer:
         """Return what is to be learned of a site: of routed experts, what GPTQ needs."""
         static = isinstance(self._scheme.activation, Static)
         ranges = (static or self._scheme.smooths) and not site.routed
-        return Wanted(ranges, ranges, self._scheme.compensates)
+        rows = ranges or (self._scheme.protects and not site.routed)
+        return Wanted(ranges, rows, self._scheme.compensates)
 
     def sites(self, layer: int) -> tuple[LinearSite, ...]:
         """Return the sites of a layer with readers that are to be quantized."""
@@ -247,6 +254,10 @@ class LayerQuantizer:
         by: torch.Tensor | None,
         scales_in: torch.dtype | None,
     ) -> Rounded:
+        if self._scheme.protects and view is not None:
+            rows = view.rows.to(weight.device)
+            read = rows if by is None else rows / by
+            return protected(weight, read, stored, scales_in)
         gram = None if view is None else view.gram
         if not self._scheme.compensates or gram is None:
             return nearest(weight, stored, scales_in)
@@ -266,13 +277,14 @@ class LayerQuantizer:
 
         All are chosen before any is folded.
         """
-        if not self._scheme.smooths or example is None:
+        if not self._scheme.folds or example is None:
             return {}, ()
+        search = protecting_scales if self._scheme.protects else smoothing_scales
         if sites not in self._foldable:
             self._foldable[sites] = self._tried(layer, parameters, sites, *example)
         foldable = [site for site in sites if site.name in self._foldable[sites]]
         chosen = {
-            site: smoothing_scales(
+            site: search(
                 views[site.name],
                 _stacked(parameters, site.readers),
                 self._scheme,

@@ -60,7 +60,7 @@ def needed_memory(
     call = tokens * (4 * width + 4 * widest) * item + tokens * widest * WIDE
     grams = sum(WIDE * count**2 for count in inputs) if scheme.compensates else 0
     kept = [count for site, count in zip(sites, inputs, strict=True) if not site.routed]
-    rows = sum(kept) * ROWS * WIDE if scheme.smooths else 0
+    rows = sum(kept) * ROWS * WIDE if scheme.folds else 0
     reading = layer * (decoder.stored_item + (item if item != decoder.stored_item else 0)) + call
     of_site = [_ROUNDED * size for size in sizes]
     if scheme.compensates:

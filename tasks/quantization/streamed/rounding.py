@@ -1,13 +1,12 @@
 """Rounding by torch, where a layer is computed: weights, and the static range of their inputs.
 
-Weights are rounded to the nearest value, or by GPTQ. The arithmetic is that of
-`tasks.numerics.quantized_weight` and `tasks.quantization.weight.gptq`, which a test holds it
-against.
+Weights are rounded to the nearest value, by AWQ or by GPTQ. The arithmetic is that of
+`tasks.numerics.quantized_weight` and of `tasks.quantization.weight`, which a test holds it against.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,6 +19,7 @@ from tasks.numerics.quantized_weight import SHRINKS, SMALLEST_SCALE, WeightSchem
 from tasks.quantization.activation.ranges import amax
 from tasks.quantization.recipe.schemes import PerToken, RangeRule, Static
 from tasks.quantization.streamed.observing import WORTH_ITS_THREADS, SiteView
+from tasks.quantization.weight.awq_clip import SHRINKS as CLIPS
 from tasks.quantization.weight.gptq import DAMPING, FLOOR, LAZY
 
 if TYPE_CHECKING:
@@ -131,6 +131,55 @@ def nearest(
     groups = weight.view(outputs, scales.shape[1], -1)
     values = _rounded(groups / scales.float()[:, :, None], scheme.format)
     return Rounded(values.view(outputs, inputs), scales)
+
+
+def protected(
+    weight: torch.Tensor,
+    rows: torch.Tensor,
+    scheme: WeightScheme,
+    scales_in: torch.dtype | None = None,
+) -> Rounded:
+    """Round a weight [outputs, inputs] to the nearest, each block clipped where its output gains.
+
+    AWQ's clipping, as `tasks.quantization.weight.awq_clip.clip`.
+
+    Args:
+        weight: In float32, multiplied by the scales that its inputs are divided by.
+        rows: What the layer reads, divided by them, [n, inputs] in float32.
+        scheme: How it is stored.
+        scales_in: As of `nearest`.
+    """
+    import torch
+
+    size, plain = (
+        block_of(scheme, weight.shape[1]) or weight.shape[1],
+        replace(scheme, clipped=False),
+    )
+    blocks = rows.view(len(rows), -1, size).transpose(0, 1)
+    grams = blocks.transpose(1, 2) @ blocks  # w' G w is the squared output of a block
+    parts = [
+        _clipped_by_output(part, grams, plain) for part in torch.split(weight, rows_at_once(weight))
+    ]
+    return nearest(torch.cat(parts), plain, scales_in)
+
+
+def _clipped_by_output(
+    weight: torch.Tensor, grams: torch.Tensor, scheme: WeightScheme
+) -> torch.Tensor:
+    import torch
+
+    groups = weight.view(len(weight), len(grams), -1)  # [outputs, blocks, size]
+    limit = groups.abs().amax(-1, keepdim=True)
+    best, least = groups, torch.full_like(limit, torch.inf)
+    for shrink in CLIPS:
+        bound = limit * shrink
+        cut = groups.clamp(-bound, bound)
+        step = (bound / scheme.format.largest).clamp(min=SMALLEST_SCALE)
+        lost = (groups - _whole(cut / step, scheme.format) * step).transpose(0, 1)
+        error = ((lost @ grams) * lost).sum(-1).T[:, :, None]
+        best = torch.where(error < least, cut, best)
+        least = torch.minimum(error, least)
+    return best.reshape(weight.shape)
 
 
 def compensated(

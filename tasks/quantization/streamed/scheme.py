@@ -12,6 +12,7 @@ from tasks.quantization.recipe.checkpoints import why_not_in_checkpoint
 from tasks.quantization.recipe.recipe import Recipe
 from tasks.quantization.recipe.schemes import (
     FP8_HEADROOM,
+    Awq,
     Gptq,
     PerToken,
     Raised,
@@ -34,6 +35,7 @@ class LayerScheme:
     activation: Static | PerToken | None
     smooths: bool
     compensates: bool  # by GPTQ
+    protects: bool = False  # weights that meet large activations, by AWQ
     cache: Static | None = None  # of keys and values
     raised: Raised | None = None
 
@@ -41,7 +43,12 @@ class LayerScheme:
     def learns(self) -> bool:
         """Whether it needs a calibration set."""
         static = isinstance(self.activation, Static) or self.cache is not None
-        return self.smooths or self.compensates or static
+        return self.folds or self.compensates or static
+
+    @property
+    def folds(self) -> bool:
+        """Whether what is before a site takes scales of its channels."""
+        return self.smooths or self.protects
 
     @property
     def bits(self) -> float:
@@ -106,6 +113,7 @@ def scheme_of(recipe: Recipe) -> LayerScheme:
         activation if isinstance(activation, Static | PerToken) else None,
         isinstance(recipe.smoothing, Searched),
         isinstance(recipe.rounding, Gptq),
+        isinstance(recipe.rounding, Awq),
         FP8_CACHE if recipe.kv_cache is NumberFormat.FP8 else None,
         recipe.raised,
     )

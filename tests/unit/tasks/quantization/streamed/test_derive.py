@@ -79,6 +79,7 @@ def tensors(folder: Path) -> dict[str, bytes]:
         ("int8-weights", 1.03),
         ("fp8", 1.2),
         ("int4-gptq", 1.6),
+        ("int4-awq", 1.6),
     ],
 )
 def test_transformers_finds_the_loss_that_was_said(

@@ -2,9 +2,10 @@
 
 import torch
 
+from tasks.quantization.activation import awq_scales
 from tasks.quantization.activation.smoothquant import ABOUT_BY_TOKEN, ALPHAS, BY_TOKEN
 from tasks.quantization.recipe.catalog import find_recipe
-from tasks.quantization.streamed.folding import smoothing_scales
+from tasks.quantization.streamed.folding import protecting_scales, smoothing_scales
 from tasks.quantization.streamed.observing import SiteView, Wanted
 from tasks.quantization.streamed.rounding import nearest
 from tasks.quantization.streamed.scheme import scheme_of
@@ -85,3 +86,19 @@ def test_by_token_a_few_massive_tokens_do_not_choose_for_all_others() -> None:
     searched = (amax**alpha / weight.abs().amax(0) ** (1 - alpha) for alpha in BY_TOKEN)
     by_max = min(error_by_token(rows, weight, by) for by in searched)
     assert error_by_token(rows, weight, found) < 0.9 * by_max
+
+
+def test_awqs_scales_are_numpys() -> None:
+    rows, weight = drawn()
+    view = SiteView(Wanted(ranges=False, rows=True, gram=False), ROWS)
+    view.add(rows)
+    scheme = scheme_of(find_recipe("int4-awq"))
+    found = protecting_scales(view, weight, scheme, 1, 1)
+    expected = awq_scales.search(rows.numpy(), [weight.numpy()], scheme.weights).smoothing_scales
+    assert found is not None
+    assert expected is not None
+    torch.testing.assert_close(found, torch.from_numpy(expected))
+    by_heads = protecting_scales(view, weight, scheme, 2, 8)  # two heads read what one wrote
+    assert by_heads is not None
+    pairs = by_heads.view(-1, 2, 8)
+    assert torch.equal(pairs[:, 0], pairs[:, 1])

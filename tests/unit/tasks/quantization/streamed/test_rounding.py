@@ -7,8 +7,14 @@ import torch
 from infra.errors import BadInput
 from tasks.numerics.formats import NumberFormat, PerBlock, PerTensor
 from tasks.numerics.quantized_weight import WeightScheme, quantize
-from tasks.quantization.streamed.rounding import Rounded, compensated, inverse_factor, nearest
-from tasks.quantization.weight import gptq
+from tasks.quantization.streamed.rounding import (
+    Rounded,
+    compensated,
+    inverse_factor,
+    nearest,
+    protected,
+)
+from tasks.quantization.weight import awq_clip, gptq
 
 SCHEMES = [
     WeightScheme(),
@@ -82,3 +88,17 @@ def test_what_the_format_has_no_place_for_is_refused() -> None:
         nearest(weight(), WeightScheme(NumberFormat.INT4, PerBlock(48)))
     with pytest.raises(BadInput, match="by channel or block alone"):
         nearest(weight(), WeightScheme(granularity=PerTensor()))
+
+
+@pytest.mark.parametrize("clipped", [False, True])
+def test_awqs_clipping_is_numpys(clipped: bool) -> None:
+    scheme = WeightScheme(NumberFormat.INT4, PerBlock(32), clipped=clipped)
+    cut = awq_clip.clip(weight().numpy(), rows().numpy(), scheme)
+    expected = quantize(cut, WeightScheme(NumberFormat.INT4, PerBlock(32)))
+    found = protected(weight(), rows(), scheme)
+    same = np.isclose(found.scales, expected.scales, rtol=1e-5)
+    assert same.mean() > 0.99
+    assert (found.values.float().numpy() == expected.values.astype(np.float32)).mean() > 0.99
+    plain = dequantized(nearest(weight(), WeightScheme(NumberFormat.INT4, PerBlock(32))))
+    lost = [((rows() @ (made - weight()).T) ** 2).sum() for made in (dequantized(found), plain)]
+    assert lost[0] < 0.9 * lost[1]
