@@ -28,7 +28,8 @@ from benchmarks.language.drift import HOME, _text
 
 NAME, TITLE = "llm-layerwise", "INT4 by GPTQ from a checkpoint: time, memory, perplexity"
 PEER_PYTHON, LEARNING_PYTHON = "LLM_COMPRESSOR_PYTHON", "AUTO_ROUND_PYTHON"
-OURS, PEER, LEARNING = "Requant", "llm-compressor", "AutoRound, light"
+OURS, PEER = "Requant", "llm-compressor"
+LEARNING, LEARNING_RECIPES = "AutoRound", {"AutoRound, light": "light", "AutoRound": "default"}
 OUR_RECIPES = {OURS: "int4-gptq"}
 BY_BITS = {"Requant, 4.5 bits": "int4-4.5-bits", "Requant, 6 bits": "int4-6-bits"}
 LEARNED = "perplexity over AutoRound's"
@@ -127,11 +128,13 @@ def _rows(
     if peers[PEER]:
         commands[PEER] = [peers[PEER], str(scripts / "llm_compressor.py")]
     if peers[LEARNING] and model == SMOLLM2:
-        commands[LEARNING] = [peers[LEARNING], str(scripts / "auto_round_light.py")]
+        script = str(scripts / "auto_round_recipes.py")
+        commands |= {name: [peers[LEARNING], script] for name in LEARNING_RECIPES}
     exact = _loss(folder, judged)
     for toolkit, command in commands.items():
-        last = ours.get(toolkit, str(BLOCK))
-        ran = watched([*command, str(folder), str(path), str(output), last])
+        last = [ours[toolkit]] if toolkit in ours else [str(BLOCK)]
+        last += [LEARNING_RECIPES[toolkit]] if toolkit in LEARNING_RECIPES else []
+        ran = watched([*command, str(folder), str(path), str(output), *last])
         told = json.loads(ran.output.splitlines()[-1]) if toolkit in ours else {}
         size = (_bytes(output / PACKED) or _bytes(output)) / _bytes(folder)
         ratio = math.exp(_loss(output, judged) - exact)
