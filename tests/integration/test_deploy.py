@@ -148,7 +148,7 @@ def test_a_process_worker_runs_what_the_schedule_creates(
                 time.sleep(1)
         finally:
             worker.terminate()  # it takes no further run, and ends when the one under way has
-            worker.wait(120)
+            worker.wait(240)
     assert champion_loads_for_anybody(deployed)
     runs = ask(
         server,
