@@ -13,7 +13,14 @@ from tasks.numerics.output_error import output_error
 from tasks.numerics.quantized_weight import WeightScheme
 from tasks.numerics.quantizer import Quantizer
 from tasks.observation.observer import SiteObservation
-from tasks.quantization.activation.smoothquant import search, smoothed_amax, smoothing_scales
+from tasks.quantization.activation.smoothquant import (
+    BY_TOKEN,
+    search,
+    search_by_token,
+    smoothed_amax,
+    smoothing_scales,
+    token_error,
+)
 from tasks.quantization.recipe.schemes import RangeRule
 
 Floats = NDArray[np.float32]
@@ -112,3 +119,15 @@ def test_an_input_of_zeros_is_quantized_without_a_warning() -> None:
         best = search(seen(rows), [weight], RangeRule.MAX)
     assert best.error == 0
     assert best.quantizer.amax > 0
+
+
+def test_by_token_a_few_massive_tokens_do_not_choose_for_all_others() -> None:
+    rng = np.random.default_rng(0)
+    rows = (rng.standard_normal((256, 192)) * rng.lognormal(0, 1, 192)).astype(np.float32)
+    rows[:4, :96] *= 300  # of other channels than are loud elsewhere
+    weight = rng.standard_normal((64, 192)).astype(np.float32)
+    scheme, (amax, largest) = WeightScheme(), (np.abs(item).max(axis=0) for item in (rows, weight))
+    by_max = [smoothing_scales(amax, largest, alpha) for alpha in BY_TOKEN]
+    least = min(token_error(rows, weight, scales, scheme) for scales in by_max)
+    found = search_by_token(seen(rows), [weight], scheme)
+    assert token_error(rows, weight, found, scheme) < 0.9 * least

@@ -59,18 +59,28 @@ def error_by_token(rows: torch.Tensor, weight: torch.Tensor, by: torch.Tensor) -
     return float(((made - exact).square().sum(1) / exact.square().sum(1)).mean())
 
 
-def test_by_token_channels_are_divided_no_further_apart_than_it_pays() -> None:
-    rows, weight = drawn(outliers=False)
+def chosen_by_token(rows: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Return the smoothing scales for a range of each token; 1 where none are chosen."""
     view = SiteView(Wanted(ranges=True, rows=True, gram=False), ROWS)
     view.add(rows)
     found = smoothing_scales(view, weight, scheme_of(find_recipe("int8-per-token")), 1, 1)
-    found = torch.ones(CHANNELS) if found is None else found
-    amax = torch.from_numpy(view.channel_amax)
-    searched = (amax**alpha / weight.abs().amax(0) ** (1 - alpha) for alpha in BY_TOKEN)
-    plain = min(searched, key=lambda by: error_by_token(rows, weight, by))
+    return torch.ones(CHANNELS) if found is None else found
+
+
+def best_by_amax(rows: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Return the smoothing scales of least error that follow from largest magnitudes."""
+    amax, largest = rows.abs().amax(0), weight.abs().amax(0)
+    tried = (amax**alpha / largest ** (1 - alpha) for alpha in BY_TOKEN)
+    return min(tried, key=lambda by: error_by_token(rows, weight, by))
+
+
+def test_by_token_channels_are_divided_no_further_apart_than_it_pays() -> None:
+    rows, weight = drawn(outliers=False)
+    found, plain = chosen_by_token(rows, weight), best_by_amax(rows, weight)
     assert found.log2().std() < plain.log2().std() / 2
     most = 1.05 * ABOUT_BY_TOKEN
     assert error_by_token(rows, weight, found) < most * error_by_token(rows, weight, plain)
+    amax = rows.abs().amax(0)
     louder = rows * torch.where(amax < amax.median(), 8.0, 1.0)
     assert error_by_token(louder, weight, found) < 0.7 * error_by_token(louder, weight, plain)
 
@@ -78,14 +88,8 @@ def test_by_token_channels_are_divided_no_further_apart_than_it_pays() -> None:
 def test_by_token_a_few_massive_tokens_do_not_choose_for_all_others() -> None:
     rows, weight = drawn(outliers=False)
     rows[:4, :96] *= 300  # of other channels than are loud elsewhere
-    view = SiteView(Wanted(ranges=True, rows=True, gram=False), ROWS)
-    view.add(rows)
-    found = smoothing_scales(view, weight, scheme_of(find_recipe("int8-per-token")), 1, 1)
-    found = torch.ones(CHANNELS) if found is None else found
-    amax = torch.from_numpy(view.channel_amax)
-    searched = (amax**alpha / weight.abs().amax(0) ** (1 - alpha) for alpha in BY_TOKEN)
-    by_max = min(error_by_token(rows, weight, by) for by in searched)
-    assert error_by_token(rows, weight, found) < 0.9 * by_max
+    most = 0.9 * error_by_token(rows, weight, best_by_amax(rows, weight))
+    assert error_by_token(rows, weight, chosen_by_token(rows, weight)) < most
 
 
 def test_awqs_scales_are_numpys() -> None:
