@@ -7,13 +7,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FrameType
+from types import FrameType, TracebackType
 from typing import TypeAlias
 
 ASKED = (signal.SIGINT, signal.SIGTERM)
 
 _AGAIN_AFTER_S = 0.01
 _Hook: TypeAlias = "Callable[[sys.UnraisableHookArgs], object]"
+_ExceptHook: TypeAlias = Callable[
+    [type[BaseException], BaseException, TracebackType | None], object
+]
 
 
 class Interrupted(BaseException):
@@ -28,11 +31,13 @@ def raise_when_asked() -> None:
     """Let SIGINT and SIGTERM raise `Interrupted` in the main thread, each time.
 
     A shell's background jobs start with SIGINT ignored; they are stopped by it all the same. What
-    a signal raises within a finalizer, Python prints and forgets: it is raised again after it.
+    a signal raises within a finalizer, Python prints and forgets: it is raised again after it, and
+    not printed.
     """
     if threading.current_thread() is not threading.main_thread():
         return
     sys.unraisablehook = _heeding(sys.unraisablehook)
+    sys.excepthook = _at_the_end(sys.excepthook)
     for number in ASKED:
         signal.signal(number, _interrupt)
 
@@ -82,6 +87,22 @@ def _heeding(print_it: _Hook) -> _Hook:
             _thread.start_new_thread(_ask_again, ())
         else:
             print_it(unraisable)
+
+    return hook
+
+
+def _at_the_end(print_it: _ExceptHook) -> _ExceptHook:
+    """Print no interruption that Cython swallows, and prints before the hook above is asked.
+
+    Whoever runs meanwhile is a frame below; an exception that ends the process has none left.
+    """
+
+    def hook(
+        kind: type[BaseException], exc: BaseException, traceback: TracebackType | None
+    ) -> None:
+        swallowed = issubclass(kind, Interrupted) and sys._getframe().f_back is not None
+        if not swallowed:
+            print_it(kind, exc, traceback)
 
     return hook
 

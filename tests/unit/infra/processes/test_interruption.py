@@ -2,6 +2,7 @@
 
 import gc
 import signal
+import subprocess
 import sys
 import time
 import weakref
@@ -15,10 +16,10 @@ from infra.processes.interruption import ASKED, Interrupted, raise_when_asked, u
 @pytest.fixture(autouse=True)
 def handlers() -> Iterator[None]:
     before = {asked: signal.getsignal(asked) for asked in ASKED}
-    hook = sys.unraisablehook
+    unraisable, uncaught = sys.unraisablehook, sys.excepthook
     raise_when_asked()
     yield
-    sys.unraisablehook = hook
+    sys.unraisablehook, sys.excepthook = unraisable, uncaught
     for asked, handler in before.items():
         signal.signal(asked, handler)
 
@@ -76,11 +77,14 @@ def by_collector() -> None:
         if phase == "start":
             signal.raise_signal(signal.SIGTERM)
 
+    gc.collect()
+    gc.freeze()  # what earlier tests left would be finalized while the signal comes again
     gc.callbacks.append(collecting)
     try:
         gc.collect()
     finally:
         gc.callbacks.remove(collecting)
+        gc.unfreeze()
 
 
 @pytest.mark.parametrize("swallow", [by_finalizer, by_weak_reference, by_collector])
@@ -91,6 +95,30 @@ def test_an_interruption_that_python_swallows_comes_again(
     with pytest.raises(Interrupted):
         time.sleep(30)
     assert capsys.readouterr().err == ""
+
+
+def test_an_interruption_that_cython_swallows_is_not_printed(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Cython hands what a finalizer of its own raises to `sys.excepthook`, in the running frame."""
+    sys.excepthook(Interrupted, Interrupted(), None)
+    assert capsys.readouterr().err == ""
+
+
+def test_an_interruption_that_ends_the_process_is_printed() -> None:
+    uncaught = (
+        "from infra.processes.interruption import Interrupted, raise_when_asked\n"
+        "raise_when_asked()\n"
+        "raise Interrupted('while it wrote')\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", uncaught], capture_output=True, text=True)
+    assert ended.returncode == 1
+    assert ended.stderr.endswith("Interrupted: while it wrote\n")
+
+
+def test_other_failures_are_printed_as_before(capsys: pytest.CaptureFixture[str]) -> None:
+    sys.excepthook(ValueError, ValueError("broken"), None)
+    assert "ValueError: broken" in capsys.readouterr().err
 
 
 def test_other_failures_of_finalizers_are_printed_as_before(
