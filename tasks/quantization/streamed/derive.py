@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -30,7 +31,13 @@ from tasks.quantization.recipe.recipe import Recipe
 from tasks.quantization.streamed.judging import JudgedGroup, judge
 from tasks.quantization.streamed.layer import LayerQuantizer
 from tasks.quantization.streamed.needs import needed_memory, require_room
-from tasks.quantization.streamed.observing import CacheView, SiteView, watching, watching_cache
+from tasks.quantization.streamed.observing import (
+    CacheView,
+    SiteView,
+    as_far_as_read,
+    watching,
+    watching_cache,
+)
 from tasks.quantization.streamed.scheme import scheme_of
 from tasks.quantization.streamed.written import WrittenCheckpoint
 
@@ -289,12 +296,14 @@ class _Derivation:
             with decoder.loaded(layer, original) as module:
                 if calibration is not None:
                     sites, wanted = self._quantizer.watched(layer), self._quantizer.wanted
+                    cached = self._quantizer.caching(layer)
                     tokens = calibration.shape[0] * calibration.shape[1]
                     with (
                         watching(module, sites, wanted, tokens, self._limits(layer)) as views,
-                        watching_cache(module, self._quantizer.caching(layer), tokens) as handed,
+                        watching_cache(module, cached, tokens) as handed,
+                        as_far_as_read(module, () if cached else sites) as run,
                     ):
-                        self._show(layer, calibration)
+                        self._show(layer, calibration, run)
                     call = self._calls[_size(self._split(calibration)[0])][layer]
                     example = calibration[:1], call.first()
                 self._pass_all(layer, self._streams.exact)
@@ -348,10 +357,16 @@ class _Derivation:
                 first += len(part)
             part.copy_(self._decoder.run(layer, part, self._calls[_size(part)][layer]))
 
-    def _show(self, layer: int, hidden: torch.Tensor) -> None:
+    def _show(
+        self,
+        layer: int,
+        hidden: torch.Tensor,
+        run: Callable[[Callable[[], object]], None],
+    ) -> None:
         """Send hidden states through a watched layer; what it makes of them is let go."""
         for part in self._split(hidden):
-            self._decoder.run(layer, part, self._calls[_size(part)][layer])
+            call = self._calls[_size(part)][layer]
+            run(partial(self._decoder.run, layer, part, call))
 
     def _pass_all(self, layer: int, hidden: Mapping[str, torch.Tensor]) -> None:
         for group in hidden.values():

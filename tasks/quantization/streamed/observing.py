@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 WORTH_ITS_THREADS = 2048
 """Inputs from which on another library's threads on the CPU gain more than they cost."""
+BANDS = 4
+"""Parts of a product that is its own transpose; five eighths of it are computed."""
 ROWS = 256
 """Tokens kept of every site, evenly spaced, for the search of smoothing scales.
 
@@ -153,6 +155,50 @@ def watching(
             hook.remove()
 
 
+class _AllRead(Exception):
+    """Every site of a layer has read the batch."""
+
+
+@contextmanager
+def as_far_as_read(
+    layer: nn.Module, sites: Sequence[LinearSite]
+) -> Iterator[Callable[[Callable[[], object]], None]]:
+    """Yield what runs batches through a layer no further than the last of these sites reads.
+
+    The first batch runs to its end, and tells how often sites are read. What is skipped of others
+    is the product of that site's weights, a quarter of a Llama's layer. Where experts are routed,
+    each batch reaches others, and all run to their end.
+
+    Args:
+        layer: A decoder layer with its weights, that `watching` watches.
+        sites: Those that are watched.
+    """
+    reads, of_a_batch = 0, 0
+
+    def count(_: Any, __: tuple[torch.Tensor, ...]) -> None:
+        nonlocal reads
+        reads += 1
+        if reads == of_a_batch:
+            raise _AllRead
+
+    def run(batch: Callable[[], object]) -> None:
+        nonlocal reads, of_a_batch
+        reads = 0
+        with suppress(_AllRead):
+            batch()
+        of_a_batch = reads
+
+    dense = () if any(site.routed for site in sites) else sites
+    hooks = [
+        layer.get_submodule(site.readers[0]).register_forward_pre_hook(count) for site in dense
+    ]
+    try:
+        yield run
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class CacheView:
     """What one attention handed to its cache."""
@@ -188,13 +234,14 @@ def _gram(rows: torch.Tensor) -> torch.Tensor:
 
     On CUDA, products of bfloat16 are exact in TensorFloat-32, which is ten times as fast. On the
     CPU, NumPy sees that both factors are one, and computes half of the product, which torch does
-    not; of few inputs, its threads beside torch's cost more than that.
+    not; of few inputs, its threads beside torch's cost more than that, and torch computes what is
+    on and above the diagonal in `BANDS` of equal width.
     """
     import torch
 
     wide = rows.float()
     if not rows.is_cuda and rows.shape[1] < WORTH_ITS_THREADS:
-        return wide.T @ wide
+        return _mirrored(wide)
     if not rows.is_cuda:
         array = wide.numpy()
         return torch.from_numpy(array.T @ array)
@@ -204,3 +251,18 @@ def _gram(rows: torch.Tensor) -> torch.Tensor:
         return wide.T @ wide
     finally:
         torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def _mirrored(rows: torch.Tensor) -> torch.Tensor:
+    """Return X' X of rows [n, inputs] in float32: what is below the diagonal is what is above."""
+    import torch
+
+    inputs = rows.shape[1]
+    made = torch.empty(inputs, inputs)
+    band = -(-inputs // BANDS)
+    for begin in range(0, inputs, band):
+        end = min(begin + band, inputs)
+        part = torch.mm(rows[:, begin:end].T, rows[:, begin:])
+        made[begin:end, begin:] = part
+        made[end:, begin:end] = part[:, end - begin :].T
+    return made
